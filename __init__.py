@@ -1,0 +1,119 @@
+"""Meles: a key-value storage engine. LSM tree and value log, snapshots and serializable
+transactions, time to live; flushing, compaction and value-log collection run in processes of their
+own.
+
+    import meles
+
+    with meles.open("data") as db:
+        db.set(b"key", b"value")
+        print(db.get(b"key"))
+
+Importing this starts nothing, logs nothing and loads no engine code until `open` is called.
+
+Runs in: the host process.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from meles.engine.errors import (
+    BannedKeyError,
+    ClosedError,
+    ConfigError,
+    ConflictError,
+    CorruptionError,
+    DirectoryMissingError,
+    DiskFullError,
+    EncryptionKeyError,
+    Error,
+    ForkedHandleError,
+    FormatVersionError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    LockedError,
+    PermissionsError,
+    ReadOnlyError,
+    StoreFailedError,
+    TransactionFinishedError,
+    TransactionTooBigError,
+    WorkerFailedError,
+    WriteStallError,
+)
+
+if TYPE_CHECKING:
+    import os
+
+    from meles.engine.db import DB
+    from meles.engine.options import Options
+    from meles.engine.reports import CloseReport, GCReport, Health, Size, Stage, Stats, VerifyReport
+    from meles.engine.txn.batch import WriteBatch
+    from meles.engine.txn.cursor import Item
+    from meles.engine.txn.txn import Txn
+    from meles.engine.worker_info import WorkerInfo
+
+__version__ = "0.1.0"
+
+logging.getLogger("meles").addHandler(logging.NullHandler())
+
+# Names that need engine code, and where they live; looked up when first asked for.
+_LAZY = {
+    "DB": "meles.engine.db",
+    "Options": "meles.engine.options",
+    "CloseReport": "meles.engine.reports",
+    "GCReport": "meles.engine.reports",
+    "Health": "meles.engine.reports",
+    "Size": "meles.engine.reports",
+    "Stage": "meles.engine.reports",
+    "Stats": "meles.engine.reports",
+    "VerifyReport": "meles.engine.reports",
+    "WorkerInfo": "meles.engine.worker_info",
+    "Item": "meles.engine.txn.cursor",
+    "Txn": "meles.engine.txn.txn",
+    "WriteBatch": "meles.engine.txn.batch",
+}
+
+
+def open(
+    path: str | os.PathLike[str] | None,
+    *,
+    mode: str = "own",
+    config: str | os.PathLike[str] | None = None,
+    wait: float = 0.0,
+    **options: Any,
+) -> DB:
+    """Open a database directory and return its handle.
+
+    `mode="own"` becomes the directory's supervisor (made 0700 if missing) and starts its workers;
+    `"read_only"` starts and writes nothing; `"memory"` uses a private directory, removed on close
+    (`path` is None). `config` names a TOML file with a table `[meles]`; `MELES_<OPTION>` variables
+    override it and keyword options override both. `wait` is how many seconds to wait for the lock.
+
+    Raises `LockedError`, `ConfigError`, `CorruptionError`, `FormatVersionError`, `OSError`;
+    whatever it raises, nothing is left behind.
+    """
+    from meles.supervisor import open_db
+
+    return open_db(path, mode=mode, config=config, wait=wait, options=options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'meles' has no attribute {name!r}")
+
+
+__all__ = [
+    "BannedKeyError", "ClosedError", "CloseReport", "ConfigError", "ConflictError",
+    "CorruptionError", "DB", "DirectoryMissingError", "DiskFullError", "EncryptionKeyError",
+    "Error", "ForkedHandleError", "FormatVersionError", "GCReport", "Health", "InvalidKeyError",
+    "Item", "KeyNotFoundError", "LockedError", "Options", "PermissionsError", "ReadOnlyError",
+    "Size", "Stage", "Stats", "StoreFailedError", "TransactionFinishedError",
+    "TransactionTooBigError", "Txn", "VerifyReport", "WorkerFailedError", "WorkerInfo",
+    "WriteBatch", "WriteStallError", "open",
+]  # fmt: skip
