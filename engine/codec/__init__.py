@@ -1,0 +1,1 @@
+"""Byte layouts shared by the files: header, entry meta bits, value pointer, columns."""

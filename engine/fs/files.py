@@ -1,0 +1,269 @@
+"""Files and directories: every system call on storage goes through here.
+
+Runs in: supervisor and workers.
+Owns: descriptors it opened; the caller closes them.
+Invariants: (1) every open is relative to a directory descriptor with O_NOFOLLOW and O_CLOEXEC,
+every create is exclusive with mode 0600 whatever the umask; (2) no descriptor below 3 is ever
+handed out; (3) a mapping is made only over bytes that exist; (4) nothing here truncates a file that
+may be mapped.
+Fails with: `OSError` as it comes (the caller knows what it means), `DiskFullError` for no space
+where nothing was promised yet. A failed sync is never one: what it lost does not come back with
+more space.
+
+`Directory` and `File` are the seam for fault injection: a test puts its subclass in
+`directory_class`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import sys
+from typing import Final, NoReturn, TypeAlias
+
+from meles.engine.errors import DiskFullError
+
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+_LOWEST_FD: Final = 3
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+def _refuse(error: OSError, what: str) -> NoReturn:
+    """Raise `DiskFullError` when the device is full, else the error itself."""
+    if error.errno in _NO_SPACE:
+        full = DiskFullError(f"no space to {what}")
+        full.errno = error.errno
+        raise full from error
+    raise error
+
+
+def _high_fd(fd: int) -> int:
+    """Move a descriptor out of 0-2: a host started with them closed prints on what is there."""
+    if fd >= _LOWEST_FD:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
+    finally:
+        os.close(fd)
+
+
+def _mapping(fd: int, length: int, access: int) -> mmap.mmap:
+    """Map a file. Before 3.13 a mapping keeps a duplicate of the descriptor: not in 0-2 either."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, length, access=access, trackfd=False)
+    plugs = [os.dup(fd)]
+    try:
+        while plugs[-1] < _LOWEST_FD:
+            plugs.append(os.dup(fd))
+        os.close(plugs.pop())
+        return mmap.mmap(fd, length, access=access)
+    finally:
+        for plug in plugs:
+            os.close(plug)
+
+
+class File:
+    """One open file. Not thread-safe except `pread` and `sync`."""
+
+    __slots__ = ("fd", "name")
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`; a short write goes on where it stopped."""
+        view = memoryview(data).cast("B")
+        try:
+            while view:
+                done = os.pwrite(self.fd, view, offset)
+                view = view[done:]
+                offset += done
+        except OSError as error:
+            _refuse(error, f"write {self.name}")
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Up to `length` bytes; fewer only at the end of the file."""
+        data = os.pread(self.fd, length, offset)
+        while len(data) < length:
+            more = os.pread(self.fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def allocate(self, offset: int, length: int) -> bool:
+        """Really allocate the range, growing the file. False where the file system cannot."""
+        try:
+            os.posix_fallocate(self.fd, offset, length)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return False
+            _refuse(error, f"allocate {self.name}")
+        return True
+
+    def truncate(self, length: int) -> None:
+        """Cut the file. Only for files that nothing maps beyond `length`."""
+        os.ftruncate(self.fd, length)
+
+    def sync(self) -> None:
+        """Data and size on the medium. A failure is final: the kernel forgets what it lost."""
+        os.fdatasync(self.fd)
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def map(self, length: int, *, write: bool = False) -> mmap.mmap:
+        """Map the first `length` bytes, at least one, which must exist (SIGBUS otherwise)."""
+        size = self.size()
+        if not 0 < length <= size:
+            raise OSError(errno.EINVAL, f"cannot map {length} of the {size} bytes of {self.name}")
+        return _mapping(self.fd, length, mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+
+    def close(self) -> None:
+        """Close; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Directory:
+    """An open directory: names are resolved against its descriptor, not its path."""
+
+    file_class: type[File] = File
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = _high_fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    @classmethod
+    def from_fd(cls, fd: int, path: str) -> Directory:
+        """Adopt an inherited descriptor; `path` is for messages only. `OSError` if it is none."""
+        os.set_inheritable(fd, False)
+        directory = cls.__new__(cls)
+        directory.path = path
+        directory.fd = fd
+        return directory
+
+    def join(self, name: str) -> str:
+        """The name as a path, for messages only."""
+        return f"{self.path}/{name}"
+
+    def create(self, name: str) -> File:
+        """A new file, open for reading and writing. `FileExistsError` if the name is taken."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = _high_fd(os.open(name, flags, FILE_MODE, dir_fd=self.fd))
+        except OSError as error:
+            _refuse(error, f"create {name}")
+        try:
+            os.fchmod(fd, FILE_MODE)
+        except BaseException:
+            os.close(fd)
+            self.unlink(name)
+            raise
+        return self.file_class(fd, name)
+
+    def open(self, name: str, *, write: bool = False) -> File:
+        """An existing regular file; `OSError` for a link or anything else of that name."""
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_NONBLOCK  # a planted FIFO is refused, not waited on
+        fd = _high_fd(os.open(name, flags, dir_fd=self.fd))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, f"{name} is not a regular file")
+        return self.file_class(fd, name)
+
+    def map(self, name: str) -> mmap.mmap:
+        """Map a whole non-empty file for reading. An empty one raises `OSError` (EINVAL)."""
+        with self.open(name) as file:
+            return file.map(file.size())
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.pread(file.size(), 0)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, replacing what has it: all at once, durable after `sync`."""
+        try:
+            os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            _refuse(error, f"rename {old}")
+
+    def unlink(self, name: str) -> None:
+        """Remove the name; an absent one is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.fd))
+
+    def size_of(self, name: str) -> int:
+        return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_size
+
+    def sync(self) -> None:
+        """Make creations, renames and removals in this directory survive a power cut."""
+        os.fsync(self.fd)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+directory_class: type[Directory] = Directory  # what `open_directory` makes
+
+
+def open_directory(path: str) -> Directory:
+    """Open a directory that exists. The one way the engine comes by one from a path."""
+    return directory_class(path)
+
+
+def make_directory(path: str) -> bool:
+    """Create a directory and its parents, durable, 0700 whatever the umask. True if made here."""
+    missing = []
+    path = path.rstrip("/") or "/"
+    while path and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    made = False
+    for path in reversed(missing):
+        try:
+            os.mkdir(path, DIRECTORY_MODE)
+        except FileExistsError:
+            made = False
+            continue
+        os.chmod(path, DIRECTORY_MODE)
+        _sync_path(os.path.dirname(path) or ".")
+        made = True
+    return made
+
+
+def _sync_path(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # a parent one may write to but not read
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
