@@ -1,0 +1,1 @@
+"""Merging sources into one ordered, visible stream."""

@@ -1,0 +1,252 @@
+"""Reads a table: point lookups in place, scans block by block.
+
+Runs in: supervisor and workers.
+Owns: the mapping of the file.
+Invariants: (1) nothing from the file is used before its checksum and bounds held: header, footer
+and properties when opened, filter and index on first use, a block whenever it is loaded; (2) data
+leaves the mapping as copies, so closing never pulls bytes from under a reader; (3) every method may
+be called from several threads at once.
+Fails with: `CorruptionError`, `FormatVersionError`, `EncryptionKeyError`, `ConfigError` (codec not
+installed), `ClosedError`, `OSError` (the file cannot be opened).
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.columns import Columns
+from meles.engine.codec.compression import NONE, decompress
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
+from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
+from meles.engine.fs.files import Directory
+from meles.engine.fs.names import Kind, file_name
+from meles.engine.table.block import Block, Found
+from meles.engine.table.bloom import decode_bloom, key_hash
+from meles.engine.table.cache import BlockCache
+from meles.engine.table.index import Index, decode_index, decode_properties
+from meles.engine.table.layout import (
+    BLOCK_HEAD,
+    BLOCK_HEAD_BYTES,
+    BLOCK_HEAD_CHECKED,
+    FLAG_MULTI,
+    FLAG_POINTER,
+    FOOTER_BYTES,
+    Section,
+    decode_footer,
+    place_seed,
+)
+
+_STEP_BYTES: Final = 1 << 20
+
+
+class Table:
+    """An open table file. `meta` is what its properties say."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        table_id: int,
+        *,
+        crc: int = 0,
+        cache: BlockCache | None = None,
+    ) -> None:
+        """Map the file and check its frame. `crc` is the whole file's, 0 = not known."""
+        name = file_name(Kind.TABLE, table_id)
+        self.id = table_id
+        self.path = directory.join(name)
+        try:
+            self._map = directory.map(name)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise self._damaged("file is empty", 0, "table header") from error
+        try:
+            self._open(crc)
+        except BaseException:
+            self._map.close()
+            raise
+        self._cache = cache
+        self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
+
+    def _open(self, crc: int) -> None:
+        size = len(self._map)
+        header = decode_header(self._map[:HEADER_BYTES], MAGIC_TABLE, self.path)
+        if header.file_id != self.id:
+            raise self._damaged(f"the file is table {header.file_id}", 0, "table header")
+        if header.key_id:
+            raise EncryptionKeyError(f"{self.path} is encrypted with data key {header.key_id}")
+        if size < HEADER_BYTES + FOOTER_BYTES:
+            raise self._damaged("file is shorter than header and footer", 0, "table footer")
+        self._seed = header.seed
+        footer = self._map[size - FOOTER_BYTES :]
+        self._footer = decode_footer(footer, self._seed, self.id, size, self.path)
+        section = self._footer.properties
+        self.meta = decode_properties(
+            self._section(section, "table properties"),
+            size=size,
+            crc=crc,
+            offset=section.offset,
+            path=self.path,
+        )
+        if self.meta.id != self.id:
+            raise self._damaged("properties of another table", section.offset, "table properties")
+        self._index: Index | None = None
+        self._probe: Callable[[int], bool] | None = None
+
+    def _damaged(self, what: str, offset: int, kind: str) -> CorruptionError:
+        return CorruptionError(what, path=self.path, offset=offset, kind=kind)
+
+    def _read(self, start: int, end: int) -> bytes:
+        try:
+            return self._map[start:end]
+        except ValueError:
+            raise ClosedError(f"table {self.path} is closed") from None
+
+    def _section(self, section: Section, kind: str) -> bytes:
+        data = self._read(section.offset, section.end)
+        if crc32c(data, place_seed(self._seed, section.offset, section.length)) != section.crc:
+            raise self._damaged("section checksum does not match", section.offset, kind)
+        return data
+
+    def file_crc(self) -> int:
+        """CRC-32C of the whole file."""
+        crc = 0
+        for start in range(0, self.meta.size, _STEP_BYTES):
+            crc = crc32c(self._read(start, start + _STEP_BYTES), crc)
+        return crc
+
+    @property
+    def index(self) -> Index:
+        """The block index, decoded on first use. Not to be changed."""
+        index = self._index
+        if index is None:
+            section = self._footer.index
+            data = self._section(section, "table index")
+            blocks_end = self._footer.bloom.offset
+            index = decode_index(data, self._footer.blocks, blocks_end, section.offset, self.path)
+            self._index = index
+        return index
+
+    def may_contain(self, digest: int) -> bool:
+        """False only if no key with this `key_hash` is here."""
+        probe = self._probe
+        if probe is None:
+            section = self._footer.bloom
+            data = self._section(section, "table filter")
+            probe = self._probe = decode_bloom(data, section.offset, self.path)
+        return probe(digest)
+
+    def load(self, number: int) -> Block:
+        """Read, check and parse a block, past the cache."""
+        index = self.index
+        offset = index.offsets[number]
+        data = self._read(offset, offset + index.sizes[number])
+        stored_len, crc, raw_len, codec, _ = BLOCK_HEAD.unpack_from(data)
+        start_value = place_seed(self._seed, offset, stored_len)
+        if stored_len != len(data) - BLOCK_HEAD_BYTES or crc != crc32c(
+            memoryview(data)[BLOCK_HEAD_CHECKED:], start_value
+        ):
+            raise self._damaged("block checksum does not match", offset, "table block")
+        stored = data[BLOCK_HEAD_BYTES:]
+        if codec != NONE or raw_len != stored_len:
+            try:
+                stored = decompress(codec, stored, raw_len)
+            except ValueError as error:
+                what = f"block does not decompress: {error}"
+                raise self._damaged(what, offset, "table block") from error
+        return Block(stored, self.path, offset)
+
+    def _block(self, number: int) -> Block:
+        """A block for a point lookup: from the cache, or into it."""
+        block = self._shelf.get(number)
+        cache = self._cache
+        if block is not None:
+            block.used = True
+            if cache is not None:
+                cache.hits += 1
+            return block
+        block = self.load(number)
+        if cache is not None:
+            cache.misses += 1
+            cache.put(self.id, number, block)
+        return block
+
+    def get(self, key: bytes, ts: int) -> Found | None:
+        """The newest version <= ts of the key: (version, user << 8 | meta, expiry ms, value)."""
+        probe = self._probe
+        digest = key_hash(key)
+        if not (self.may_contain(digest) if probe is None else probe(digest)):
+            return None
+        index = self.index
+        last_keys = index.last_keys
+        number = bisect_left(last_keys, key)
+        while number < len(last_keys):
+            found = self._block(number).find(key, ts)
+            if found is not None:
+                return found
+            if last_keys[number] != key or not index.flags[number] & FLAG_MULTI:
+                return None
+            number += 1
+        return None
+
+    def _blocks_between(self, start: bytes | None, stop: bytes | None) -> range:
+        last_keys = self.index.last_keys
+        first = 0 if start is None else bisect_left(last_keys, start)
+        end = len(last_keys) if stop is None else bisect_left(last_keys, stop) + 1
+        return range(first, min(end, len(last_keys)))
+
+    def _clipped(self, number: int, start: bytes | None, stop: bytes | None) -> Columns:
+        columns = (self._shelf.get(number) or self.load(number)).columns()
+        keys = columns.keys
+        low = 0 if start is None or keys[0] >= start else bisect_left(keys, start)
+        high = len(keys) if stop is None or keys[-1] < stop else bisect_left(keys, stop)
+        return columns if high - low == len(keys) else columns.slice(low, max(low, high))
+
+    def scan(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[Columns]:
+        """All versions of keys in [start, stop), ascending, a batch per block. None: unbounded."""
+        for number in self._blocks_between(start, stop):
+            columns = self._clipped(number, start, stop)
+            if columns.keys:
+                yield columns
+
+    def scan_reverse(
+        self, start: bytes | None = None, stop: bytes | None = None
+    ) -> Iterator[Columns]:
+        """The batches of `scan` from the last to the first; each is ascending in itself."""
+        for number in reversed(self._blocks_between(start, stop)):
+            columns = self._clipped(number, start, stop)
+            if columns.keys:
+                yield columns
+
+    def pointers(self) -> Iterator[bytes]:
+        """For each block with value pointers: all of them, 12 bytes each, concatenated."""
+        for number, flags in enumerate(self.index.flags):
+            if flags & FLAG_POINTER:
+                found = (self._shelf.get(number) or self.load(number)).pointers()
+                if found:
+                    yield found
+
+    def verify(self) -> tuple[int, int]:
+        """Check every byte and every claim of the file; (blocks, entries). `CorruptionError`."""
+        from meles.engine.table.verify import verify_table
+
+        return verify_table(self)
+
+    def close(self) -> None:
+        """Unmap. Reads that are under way finish; later ones raise `ClosedError`."""
+        cache, self._cache = self._cache, None
+        self._shelf = {}
+        self._index = self._probe = None
+        if cache is not None:
+            cache.close(self.id)
+        self._map.close()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
