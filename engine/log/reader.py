@@ -1,0 +1,157 @@
+"""Reading a write-ahead log: frames up to the first that does not check out.
+
+Runs in: supervisor (replay) and flusher.
+Invariants: (1) nothing is trusted before its checksum; (2) lengths and counts are bounded by the
+file before use; (3) reading never writes: what to do about a tail is the caller's decision.
+Fails with: `CorruptionError` for the header and for a frame whose inside contradicts its checksum.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
+from meles.engine.errors import CorruptionError
+from meles.engine.ids import MAX_KEY_BYTES
+from meles.engine.log.frame import (
+    BODY,
+    BODY_BYTES,
+    KIND_END,
+    KIND_TXN,
+    PREFIX,
+    PREFIX_BYTES,
+    RECORD,
+    RECORD_BYTES,
+    aligned,
+)
+
+WalBuffer = mmap.mmap | bytes
+
+_PROBE_LIMIT: Final = 1 << 20  # how far behind a bad frame a later whole one is looked for
+
+
+class Frame(NamedTuple):
+    """A whole frame. `start` is the offset of its first record, `stop` the end of its body."""
+
+    offset: int
+    ts: int
+    records: int
+    kind: int
+    start: int
+    stop: int
+
+
+class Record(NamedTuple):
+    """A record's place and fields; `offset` is where it begins, the value ends at `stop`."""
+
+    offset: int
+    version: int
+    expiry: int
+    meta: int
+    user: int
+    key: bytes
+    value_at: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How reading a log ended.
+
+    `end`: first byte after the last whole frame. `sealed`: an end record was found there.
+    `cut`: bytes behind `end` that are not zero, so something was written and lost.
+    """
+
+    end: int
+    sealed: bool
+    cut: int
+    last_ts: int
+    frames: int
+
+
+class LogReader:
+    """Frames of one log. After `frames()` is exhausted, `tail` says how it ended."""
+
+    def __init__(self, data: WalBuffer, path: str, *, end: int | None = None) -> None:
+        """`end` bounds reading to a prefix known to be whole (a flush job)."""
+        self.data = data
+        self.path = path
+        self.header = decode_header(bytes(data[:HEADER_BYTES]), MAGIC_WAL, path)
+        self.seed = self.header.seed
+        self.size = len(data) if end is None else min(end, len(data))
+        self.tail: Tail | None = None
+
+    def _frame_at(self, offset: int) -> Frame | None:
+        """The whole frame that begins here, or None."""
+        data = self.data
+        start = offset + PREFIX_BYTES
+        if start + BODY_BYTES > self.size:
+            return None
+        length, crc = PREFIX.unpack_from(data, offset)
+        if length < BODY_BYTES or start + length > self.size:
+            return None
+        if crc32c(data[start : start + length], self.seed ^ length) != crc:
+            return None
+        ts, count, kind, zero = BODY.unpack_from(data, start)
+        if kind not in (KIND_TXN, KIND_END) or zero:
+            raise self._damage(offset, f"frame of unknown kind {kind}")
+        return Frame(offset, ts, count, kind, start + BODY_BYTES, start + length)
+
+    def frames(self) -> Iterator[Frame]:
+        """Transaction frames in order, up to the end record or the first bytes that are none."""
+        offset, last_ts, count, sealed = HEADER_BYTES, 0, 0, False
+        while (frame := self._frame_at(offset)) is not None:
+            if frame.kind == KIND_END:
+                sealed, offset = True, aligned(frame.stop)
+                break
+            last_ts, count = frame.ts, count + 1
+            offset = aligned(frame.stop)
+            yield frame
+        end = min(offset, self.size)
+        self.tail = Tail(end, sealed, self._written_after(end), last_ts, count)
+
+    def _written_after(self, end: int) -> int:
+        """Bytes from `end` to the last one that is not zero."""
+        rest = bytes(self.data[end : self.size])
+        return len(rest.rstrip(b"\0"))
+
+    def whole_frame_after(self, end: int) -> int | None:
+        """Offset of a whole frame behind bad bytes: then this is damage inside, not a torn tail."""
+        stop = min(self.size - PREFIX_BYTES - BODY_BYTES, end + _PROBE_LIMIT)
+        for offset in range(aligned(end + 1), stop + 1, 8):
+            length = PREFIX.unpack_from(self.data, offset)[0]
+            if BODY_BYTES <= length <= self.size - offset - PREFIX_BYTES:
+                try:
+                    if self._frame_at(offset) is not None:
+                        return offset
+                except CorruptionError:
+                    continue
+        return None
+
+    def records(self, frame: Frame) -> Iterator[Record]:
+        """The records of a frame, in the order they were written."""
+        data, offset = self.data, frame.start
+        for _ in range(frame.records):
+            if offset + RECORD_BYTES > frame.stop:
+                raise self._damage(offset, "record runs out of its frame")
+            version, expiry, value_len, previous, key_len, meta, user = RECORD.unpack_from(
+                data, offset
+            )
+            key_at = offset + RECORD_BYTES
+            value_at = key_at + key_len
+            stop = value_at + value_len
+            if stop > frame.stop or not 0 < key_len <= MAX_KEY_BYTES or previous >= offset:
+                raise self._damage(offset, "record does not fit its frame")
+            yield Record(
+                offset, version, expiry, meta, user, bytes(data[key_at:value_at]), value_at, stop
+            )
+            offset = stop
+        if offset != frame.stop:
+            raise self._damage(offset, "bytes left over in a frame")
+
+    def _damage(self, offset: int, what: str) -> CorruptionError:
+        return CorruptionError(what, path=self.path, offset=offset, kind="wal frame")

@@ -1,0 +1,1 @@
+"""The newest writes: an index over a mapped write-ahead log."""
