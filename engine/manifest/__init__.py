@@ -1,0 +1,1 @@
+"""Which files exist: the change log and the Version it describes."""

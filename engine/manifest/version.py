@@ -1,0 +1,235 @@
+"""The Version: one immutable picture of which files exist and what they hold.
+
+Runs in: supervisor; workers see only ids.
+Invariants: (1) L0 is newest first by version (a merged L0 table has a high id but old data),
+deeper levels ascend by key and never overlap; (2) a Version is never changed, `apply` makes the
+next; (3) every byte range a table refers to in the value log lies in a logical file that exactly
+one live physical file holds. The idea of replacing one immutable picture by one assignment is
+LevelDB's VersionSet, done by value.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from meles.engine.errors import InvariantError
+from meles.engine.ids import MAX_FILE_ID
+
+
+def number(value: object) -> int:
+    """A number as the MANIFEST has them; `TypeError` or `ValueError` for anything else."""
+    if type(value) is not int:
+        raise TypeError(f"a {type(value).__name__} where a number belongs")
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{value:#x} is out of range")
+    return value
+
+
+def file_id(value: object) -> int:
+    """A number a file may have; `TypeError` or `ValueError` for anything else."""
+    if not 0 < (found := number(value)) <= MAX_FILE_ID:
+        raise ValueError(f"{found} is no file id")
+    return found
+
+
+def octets(value: object) -> bytes:
+    """Bytes; `TypeError` for anything else, above all for a number: `bytes(n)` would allocate."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"a {type(value).__name__} where bytes belong")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class TableMeta:
+    """What the MANIFEST knows of a table. Sizes in bytes; keys inclusive.
+
+    `value_log` lists (logical file id, bytes referenced with entry headers, entries referenced).
+    `stale_bytes` counts tombstones, expired entries and versions that older readers alone still
+    need;
+    `ordered` is False when a newer source may hold an older version (managed mode, restored data).
+    """
+
+    id: int
+    size: int
+    crc: int
+    count: int
+    min_key: bytes
+    max_key: bytes
+    min_version: int
+    max_version: int
+    tombstones: int = 0
+    expiring: int = 0
+    stale_bytes: int = 0
+    raw_bytes: int = 0
+    value_log: tuple[tuple[int, int, int], ...] = ()
+    compression: str = "none"
+    key_id: int = 0
+    created: float = 0.0
+    ordered: bool = True
+
+    def to_plain(self) -> dict[str, Any]:
+        """As msgpack-able data; short names, since the MANIFEST repeats them."""
+        return {
+            "i": self.id, "s": self.size, "c": self.crc, "n": self.count, "k": self.min_key,
+            "K": self.max_key, "v": self.min_version, "V": self.max_version, "t": self.tombstones,
+            "e": self.expiring, "g": self.stale_bytes, "r": self.raw_bytes,
+            "l": [list(ref) for ref in self.value_log], "z": self.compression, "y": self.key_id,
+            "a": self.created, "o": self.ordered,
+        }  # fmt: skip
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> TableMeta:
+        """`KeyError`, `TypeError` or `ValueError` when the data is not what `to_plain` makes."""
+        return TableMeta(
+            file_id(plain["i"]), number(plain["s"]), number(plain["c"]), number(plain["n"]),
+            octets(plain["k"]), octets(plain["K"]), number(plain["v"]), number(plain["V"]),
+            number(plain["t"]), number(plain["e"]), number(plain["g"]), number(plain["r"]),
+            tuple((file_id(a), number(b), number(c)) for a, b, c in plain["l"]),
+            str(plain["z"]), number(plain["y"]), float(plain["a"]), bool(plain["o"]),
+        )  # fmt: skip
+
+    def overlaps(self, low: bytes | None, high: bytes | None) -> bool:
+        """Whether any key in [low, high] may be here; None is unbounded."""
+        return (high is None or self.min_key <= high) and (low is None or self.max_key >= low)
+
+
+@dataclass(frozen=True, slots=True)
+class VlogMeta:
+    """A physical value-log file. `size` and `entries` are exact once `sealed`.
+
+    `logical` are the logical file ids whose values it holds: itself when it was appended to, others
+    when GC moved values here.
+    """
+
+    id: int
+    logical: tuple[int, ...]
+    sealed: bool = False
+    size: int = 0
+    entries: int = 0
+
+    def to_plain(self) -> list[Any]:
+        return [self.id, list(self.logical), self.sealed, self.size, self.entries]
+
+    @staticmethod
+    def from_plain(plain: list[Any]) -> VlogMeta:
+        vlog_id, logical, sealed, size, entries = plain
+        return VlogMeta(
+            file_id(vlog_id),
+            tuple(map(file_id, logical)),
+            bool(sealed),
+            number(size),
+            number(entries),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Versions <= ts of keys with one of the prefixes (all keys if b"" is among them) are gone."""
+
+    prefixes: tuple[bytes, ...]
+    ts: int
+
+
+Level = tuple[TableMeta, ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The state the MANIFEST describes. `min_mem` is the lowest write-ahead log still needed."""
+
+    levels: tuple[Level, ...]
+    vlogs: tuple[VlogMeta, ...] = ()
+    min_mem: int = 1
+    next_table: int = 1
+    next_vlog: int = 1
+    max_ts: int = 0
+    drops: tuple[Drop, ...] = ()
+    banned: tuple[int, ...] = ()
+    data_keys: tuple[int, ...] = field(default=())
+
+    @staticmethod
+    def empty(max_levels: int) -> Version:
+        return Version(levels=((),) * max_levels)
+
+    @cached_property
+    def max_keys(self) -> tuple[list[bytes], ...]:
+        """Per level, the tables' largest keys: what a point read bisects (L0 unused)."""
+        return tuple([table.max_key for table in level] for level in self.levels)
+
+    @cached_property
+    def tables(self) -> dict[int, TableMeta]:
+        return {table.id: table for level in self.levels for table in level}
+
+    @cached_property
+    def physical(self) -> dict[int, VlogMeta]:
+        """Logical value-log file id to the physical file that holds it now."""
+        return {logical: vlog for vlog in self.vlogs for logical in vlog.logical}
+
+    def level_size(self, level: int) -> int:
+        return sum(table.size for table in self.levels[level])
+
+    def level_of(self, table_id: int) -> int:
+        """The level a table is on; `KeyError` when it is on none."""
+        for at, level in enumerate(self.levels):
+            if any(table.id == table_id for table in level):
+                return at
+        raise KeyError(table_id)
+
+    def overlapping(self, level: int, low: bytes | None, high: bytes | None) -> Level:
+        """Tables of a level that may hold keys in [low, high], in the level's order."""
+        tables = self.levels[level]
+        if level == 0:
+            return tuple(table for table in tables if table.overlaps(low, high))
+        first = 0 if low is None else bisect_left(self.max_keys[level], low)
+        found = []
+        for table in tables[first:]:
+            if high is not None and table.min_key > high:
+                break
+            found.append(table)
+        return tuple(found)
+
+    def with_tables(self, level: int, add: Iterable[TableMeta], remove: Iterable[int]) -> Version:
+        """A level changed; L0 stays newest (highest version) first, others ascend by key."""
+        gone = set(remove)
+        kept = [table for table in self.levels[level] if table.id not in gone]
+        if len(kept) + len(gone) != len(self.levels[level]):
+            raise InvariantError(f"level {level} lacks a table of {sorted(gone)}")
+        merged = [*kept, *add]
+        if level == 0:
+            merged.sort(key=lambda table: (-table.max_version, -table.id))
+        else:
+            merged.sort(key=lambda table: table.min_key)
+        levels = list(self.levels)
+        levels[level] = tuple(merged)
+        return replace(self, levels=tuple(levels))
+
+    def walk(self) -> Iterator[tuple[int, TableMeta]]:
+        for at, level in enumerate(self.levels):
+            for table in level:
+                yield at, table
+
+    def check(self) -> None:
+        """Raise `InvariantError` unless the invariants hold."""
+        for at, table in self.walk():
+            if table.min_key > table.max_key or table.min_version > table.max_version:
+                raise InvariantError(f"table {table.id} on level {at} is inside out")
+        if any(left.id <= right.id for left, right in pairwise(self.levels[0])):
+            raise InvariantError("L0 is not newest first")
+        for at, level in enumerate(self.levels[1:], 1):
+            for left, right in pairwise(level):
+                if left.max_key >= right.min_key:
+                    raise InvariantError(f"tables {left.id} and {right.id} overlap on level {at}")
+        ids = [table.id for _, table in self.walk()]
+        if len(ids) != len(set(ids)):
+            raise InvariantError("a table is on two levels")
+        logical = [vlog_id for vlog in self.vlogs for vlog_id in vlog.logical]
+        if len(logical) != len(set(logical)):
+            raise InvariantError("a logical value-log file lies in two physical files")
+        named = {ref[0] for _, table in self.walk() for ref in table.value_log}
+        if missing := named.difference(logical):
+            raise InvariantError(f"tables refer to value-log files {sorted(missing)} that are gone")
