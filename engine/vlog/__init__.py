@@ -1,0 +1,1 @@
+"""Large values: append, read by address, and give space back."""

@@ -1,0 +1,177 @@
+"""Append values to the one active value-log file.
+
+Runs in: supervisor.
+Owns: the active file's descriptor and its append end.
+Invariants: (1) callers hold the store's write lock, so one thread appends; `fetch` and `read` are
+safe beside it; (2) `end` moves only after the bytes are in the kernel, so no address is handed out
+for bytes that are not there; (3) what a failed append left behind lies at or beyond `end` and is
+overwritten or cut; (4) a sealed file is never appended to.
+Fails with: `DiskFullError`, `OSError` as it comes; `InvariantError` when the file should have been
+rotated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from itertools import accumulate, repeat
+from typing import Final
+
+from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.entry import POINTER_BYTES, ValuePointer
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader
+from meles.engine.errors import ClosedError, InvariantError
+from meles.engine.fs.files import Directory
+from meles.engine.fs.names import Kind, file_name
+from meles.engine.ids import MAX_FILE_BYTES
+from meles.engine.manifest.version import VlogMeta
+from meles.engine.vlog.layout import (
+    ENTRY,
+    ENTRY_BYTES,
+    MAX_LOGICAL_ID,
+    POINTER,
+    SEEDED,
+    TRAILER_BYTES,
+    Trailer,
+    entry_error,
+    value_of,
+)
+
+_CAPACITY: Final = MAX_FILE_BYTES - TRAILER_BYTES
+_JOIN_BYTES: Final = 1 << 20  # larger writes go out piece by piece instead of through one copy
+
+
+class ValueLogWriter:
+    """One active file, created here.
+
+    The caller syncs the directory before the MANIFEST names the file; whether the header is synced
+    by then does not matter, recovery rewrites one that was never written.
+    """
+
+    __slots__ = ("_file", "_sealed", "end", "entries", "file_id", "logical", "path")
+
+    def __init__(self, directory: Directory, file_id: int) -> None:
+        """`FileExistsError` if the name is taken."""
+        if not 0 < file_id <= MAX_LOGICAL_ID:
+            raise InvariantError(f"value-log file id {file_id} does not fit a pointer")
+        name = file_name(Kind.VLOG, file_id)
+        self.file_id = file_id
+        self.logical = (file_id,)
+        self.path = directory.join(name)
+        self.end = HEADER_BYTES
+        self.entries = 0
+        self._sealed = False
+        self._file = directory.create(name)
+        try:
+            self._file.pwrite(FileHeader(MAGIC_VLOG, file_id).encode(), 0)
+        except BaseException:
+            self._file.close()
+            directory.unlink(name)
+            raise
+
+    @property
+    def room(self) -> int:
+        """Bytes, entry headers included, that can still be appended before offsets run out."""
+        return _CAPACITY - self.end
+
+    def append(self, value: bytes, version: int) -> ValuePointer:
+        """Append one value; its address is readable at once."""
+        offset, length = self.end, len(value)
+        after = offset + ENTRY_BYTES + length
+        if after > _CAPACITY or self._sealed:
+            raise self._refusal(after)
+        seeded = SEEDED.pack(self.file_id, offset, length, version)
+        header = ENTRY.pack(crc32c(value, crc32c(seeded)), length, version)
+        if length < _JOIN_BYTES:
+            try:
+                self._file.pwrite(header + value, offset)
+            except BaseException:
+                self._cut()
+                raise
+        else:
+            self._write_pieces([header, value])
+        self.end = after
+        self.entries += 1
+        return ValuePointer(self.file_id, offset, length)
+
+    def append_many(self, values: Sequence[bytes], version: int) -> list[bytes]:
+        """Append all values in one write; their encoded addresses in the same order."""
+        if not values:
+            return []
+        lengths = list(map(len, values))
+        offsets = list(accumulate((ENTRY_BYTES + n for n in lengths), initial=self.end))
+        after = offsets.pop()
+        if after > _CAPACITY or self._sealed:
+            raise self._refusal(after)
+        seeded = list(map(SEEDED.pack, repeat(self.file_id), offsets, lengths, repeat(version)))
+        crcs = map(crc32c, values, map(crc32c, seeded))
+        pieces: list[bytes] = [b""] * (2 * len(values))
+        pieces[::2] = map(ENTRY.pack, crcs, lengths, repeat(version))
+        pieces[1::2] = values
+        if after - self.end < _JOIN_BYTES:
+            pieces = [b"".join(pieces)]
+        self._write_pieces(pieces)
+        self.end = after
+        self.entries += len(values)
+        return [head[:POINTER_BYTES] for head in seeded]
+
+    def fetch(self, pointer: bytes, version: int | None = None) -> bytes:
+        """The value at an encoded address. `CorruptionError` if none that checks out is there."""
+        file_id, offset, length = POINTER.unpack(pointer)
+        size = ENTRY_BYTES + length
+        if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self.end:
+            raise entry_error(self.path, offset, "address lies outside the file")
+        fd = self._file.fd
+        if fd < 0:
+            raise ClosedError(f"{self.path} is closed")
+        entry = self._file.pread(size, offset)
+        if len(entry) != size:
+            raise entry_error(self.path, offset, "file is shorter than what was written")
+        return value_of(entry, pointer, version, offset, self.path)
+
+    def read(self, pointer: ValuePointer) -> bytes:
+        """As `fetch`."""
+        return self.fetch(pointer.encode())
+
+    def sync(self) -> None:
+        """Everything appended survives a power cut. A failure is final (see `StoreFailedError`)."""
+        self._file.sync()
+
+    def seal(self) -> VlogMeta:
+        """Write the trailer and sync. The file stays readable here until it is closed."""
+        if self._sealed:
+            raise InvariantError(f"{self.path} is sealed already")
+        self._sealed = True
+        trailer = Trailer(self.end, self.entries, self.end)
+        self._file.pwrite(trailer.encode(FileHeader(MAGIC_VLOG, self.file_id).seed), self.end)
+        self._file.sync()
+        return VlogMeta(self.file_id, self.logical, True, trailer.file_size, self.entries)
+
+    def close(self) -> None:
+        """Close; a second call does nothing. A file that readers may still hold is let go instead:
+        the last reference closes it."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _write_pieces(self, pieces: list[bytes]) -> None:
+        at = self.end
+        try:
+            for piece in pieces:
+                self._file.pwrite(piece, at)
+                at += len(piece)
+        except BaseException:
+            self._cut()
+            raise
+
+    def _cut(self) -> None:
+        """Give back what a failed append took, if the file system lets us: nothing relies on it."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(self.end)
+
+    def _refusal(self, after: int) -> InvariantError:
+        if self._sealed:
+            return InvariantError(f"{self.path} is sealed, nothing may be appended")
+        return InvariantError(f"{self.path} would grow to {after:,} bytes, rotate before that")
