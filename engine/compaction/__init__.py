@@ -1,0 +1,1 @@
+"""Choosing what to compact (pure) and doing it (in a worker)."""

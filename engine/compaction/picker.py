@@ -1,0 +1,139 @@
+"""Chooses the next compaction. Pure: the same picture gives the same plan.
+
+Runs in: supervisor, on the control thread.
+Invariants: (1) a plan keeps every key's newer versions above its older ones: L0 goes down with all
+older tables it overlaps, a level goes to the next one only; (2) a plan uses nothing that a running
+plan has; (3) repeated picking comes to an end: each plan moves data down, merges tables, or removes
+garbage it will not look for again.
+
+Order of need: L0 when it is due, then the fullest level, then what can be freed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meles.engine.compaction.drops import due_drops
+from meles.engine.compaction.garbage import deepest_level, garbage_plan
+from meles.engine.compaction.in_flight import InFlight
+from meles.engine.compaction.plan import Plan
+from meles.engine.compaction.shapes import (
+    Look,
+    level_zero_plan,
+    move_plan,
+    plan_into,
+    within_zero_plan,
+)
+from meles.engine.compaction.targets import facts, level_targets, scores
+from meles.engine.manifest.version import TableMeta, Version
+from meles.engine.options import Options
+
+_CANDIDATES: Final = 16  # of the oldest tables, the one that rewrites least is taken
+_MAX_LOOKED_AT: Final = 256  # tables of a level examined while most are busy
+_FLATTEN_INPUT: Final = 16  # outputs' worth of upper tables in one plan of a flatten
+
+
+def pick(
+    version: Version,
+    options: Options,
+    in_flight: InFlight,
+    *,
+    l0_only: bool = False,
+    now: float,
+    discard_ts: int,
+) -> Plan | None:
+    """The next compaction, or None if nothing is due or all that is due is under way.
+
+    `now` is in unix seconds; no reader is below `discard_ts`. `l0_only` keeps a worker for L0.
+    """
+    look = _look(version, options, in_flight, now, discard_ts)
+    score = scores(version, look.targets, in_flight, options)
+    if score[0].score >= 1:
+        plan = level_zero_plan(look)
+        if plan is None and _under_pressure(version, options):
+            plan = within_zero_plan(look)
+        if plan is not None:
+            return plan
+    if l0_only:
+        return None
+    due = [item for item in score[1:-1] if item.score >= 1 and item.adjusted >= 1]
+    for item in sorted(due, key=lambda item: -item.adjusted):
+        plan = _down(look, item.level)
+        if plan is not None:
+            return plan
+    return garbage_plan(look)
+
+
+def pick_level_zero(version: Version, options: Options, in_flight: InFlight) -> Plan | None:
+    """A compaction of L0 into the base level, however few tables there are."""
+    return level_zero_plan(_look(version, options, in_flight, 0.0, 0))
+
+
+def pick_flatten(version: Version, options: Options, in_flight: InFlight) -> Plan | None:
+    """The next step towards a single level with data; None when that is reached or under way."""
+    look = _look(version, options, in_flight, 0.0, 0)
+    if version.levels[0]:
+        return level_zero_plan(look)
+    first = next((n for n, level in enumerate(version.levels) if level), 0)
+    if first == deepest_level(look):
+        return None
+    return _everything_down(look, first)
+
+
+def _look(
+    version: Version, options: Options, in_flight: InFlight, now: float, discard_ts: int
+) -> Look:
+    targets = level_targets(version, options)
+    drops = due_drops(version, discard_ts)
+    return Look(version, options, in_flight, targets, discard_ts, now, drops)
+
+
+def _under_pressure(version: Version, options: Options) -> bool:
+    """Whether L0 is half-way from being due to stalling writers."""
+    limit = options.num_level_zero_tables + options.num_level_zero_tables_stall
+    return 2 * len(version.levels[0]) >= limit
+
+
+def _down(look: Look, level: int) -> Plan | None:
+    """One table of a level to the next: of the oldest, the one that meets the least there."""
+    best: Plan | None = None
+    least = 0.0
+    found = 0
+    for table in facts(look.version.levels[level]).oldest_first[:_MAX_LOOKED_AT]:
+        if look.in_flight.busy(table):
+            continue
+        plan = move_plan(look, level, (table,))
+        if plan is not None:
+            return plan
+        plan = plan_into(look, "level", level, level + 1, (table,))
+        if plan is None:
+            continue
+        cost = _size(plan.bottom) / _size(plan.top)
+        if best is None or cost < least:
+            best, least = plan, cost
+        found += 1
+        if found == _CANDIDATES:
+            break
+    return best
+
+
+def _size(tables: tuple[TableMeta, ...]) -> int:
+    return sum(table.size for table in tables)
+
+
+def _everything_down(look: Look, level: int) -> Plan | None:
+    """A run of tables of a level to the next, moved when they are clean and meet nothing."""
+    most = _FLATTEN_INPUT * look.targets.table_sizes[level + 1]
+    run: list[TableMeta] = []
+    for table in look.version.levels[level]:
+        clean = not table.tombstones and not table.stale_bytes
+        if not run and clean and not look.in_flight.busy(table):
+            plan = move_plan(look, level, (table,))
+            if plan is not None:
+                return plan
+        if look.in_flight.busy(table) or sum(t.size for t in run) >= most:
+            if run:
+                break
+            continue
+        run.append(table)
+    return plan_into(look, "level", level, level + 1, tuple(run)) if run else None
