@@ -1,0 +1,1 @@
+"""Background work: when a flush, a compaction or a collection is due, and installing its result."""

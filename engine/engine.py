@@ -1,0 +1,56 @@
+"""The parts of one open database that transactions and the public handle share.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from meles.engine.errors import BannedKeyError, ReadOnlyError
+from meles.engine.options import Options
+from meles.engine.store import Store
+from meles.engine.txn.oracle import Oracle
+from meles.engine.writer import Writer
+
+_NAMESPACE_BYTES = 8
+
+
+@dataclass(slots=True)
+class Engine:
+    """`writer` is None on a read-only handle. `refusal`, once set, makes every call raise.
+
+    `open_objects` are cursors and transactions to end when the database closes.
+    """
+
+    options: Options
+    store: Store
+    oracle: Oracle
+    writer: Writer | None
+    refusal: Callable[[], Exception] | None = None
+    open_objects: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+    def check_open(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal()
+
+    def check_writable(self) -> Writer:
+        self.check_open()
+        if self.writer is None:
+            raise ReadOnlyError("this handle was opened with mode='read_only'")
+        return self.writer
+
+    def check_namespace(self, key: bytes) -> None:
+        """`BannedKeyError` when the key's namespace is banned. Keys too short have none."""
+        offset = self.options.namespace_offset
+        if offset >= 0 and len(key) > offset + _NAMESPACE_BYTES:
+            number = int.from_bytes(key[offset : offset + _NAMESPACE_BYTES], "big")
+            if number in self.store.version.banned:
+                raise BannedKeyError(f"namespace {number} is banned")
+
+    @property
+    def has_bans(self) -> bool:
+        return bool(self.store.version.banned)

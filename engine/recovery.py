@@ -1,0 +1,351 @@
+"""Opening the files of a directory: MANIFEST, tables, value log, write-ahead logs.
+
+Runs in: supervisor.
+Owns: what it opened, until the store takes it over; everything unwinds on failure.
+Invariants: (1) what is recovered is a prefix of commit order: replay stops at the first damage, and
+logs behind it are set aside, never replayed; (2) nothing is deleted that the MANIFEST could still
+need: only files of ours with ids it has handed out and no longer names; (3) read-only opens change
+nothing at all; (4) every step can be run again after a crash in the middle of it.
+Fails with: `CorruptionError`, `FormatVersionError`, `DirectoryMissingError`, `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
+from meles.engine.errors import CorruptionError, DirectoryMissingError, FormatVersionError
+from meles.engine.fs.files import Directory
+from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
+from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
+from meles.engine.log.reader import Tail
+from meles.engine.manifest.edit import Edit
+from meles.engine.manifest.manifest_file import ManifestFile
+from meles.engine.manifest.version import Version, VlogMeta
+from meles.engine.memtable.memtable import Memtable
+from meles.engine.memtable.replay import Replayed, replay
+from meles.engine.options import Options
+from meles.engine.reports import Recovery
+from meles.engine.run_job import JobDirs
+from meles.engine.table.cache import BlockCache
+from meles.engine.table.reader import Table
+from meles.engine.vlog.reader import ValueLogFile
+from meles.engine.vlog.recover import recover_tail, seal_recovered
+
+log = logging.getLogger("meles.recovery")
+_OPEN_THREADS = 4  # opening is system calls and checksums, both outside the GIL
+
+
+@dataclass(slots=True)
+class Recovering:
+    """State handed from one step of opening to the next."""
+
+    dirs: JobDirs
+    options: Options
+    read_only: bool
+    cache: BlockCache
+    unwind: ExitStack  # runs only if opening fails
+    manifest: ManifestFile | None = None
+    version: Version = field(default_factory=lambda: Version.empty(1))
+    sealed: list[Memtable] = field(default_factory=list)  # newest first
+    tables: list[Table] = field(default_factory=list)
+    values: list[ValueLogFile] = field(default_factory=list)
+    next_mem: int = 1
+    report: Recovery = field(default_factory=Recovery)
+    value_ends: dict[int, int] = field(default_factory=dict)
+    recovered_values: dict[int, VlogMeta] = field(default_factory=dict)
+
+
+def open_manifest(state: Recovering) -> None:
+    """Replay the MANIFEST, or make the first one in an empty directory."""
+    directory, options = state.dirs.tables, state.options
+    names = directory.names()
+    if MANIFEST not in names:
+        ours = [name for kind in Kind for i in ids_of(kind, names) for name in [file_name(kind, i)]]
+        if ours:
+            raise CorruptionError(
+                f"no MANIFEST beside {len(ours)} files such as {ours[0]}; nothing was touched",
+                path=directory.join(MANIFEST), offset=0, kind="manifest missing",
+                hint="bring the MANIFEST back from a copy; without it the files have no meaning",
+            )  # fmt: skip
+        if state.read_only:
+            raise DirectoryMissingError(f"no database in {directory.path}")
+        version = Version.empty(options.max_levels)
+        state.manifest = ManifestFile.create(directory, version, options.external_magic_version)
+        state.unwind.callback(state.manifest.close)
+        state.version = version
+        return
+    found = ManifestFile.read(directory, options.external_magic_version, options.max_levels)
+    state.version = _with_levels(found.version, options.max_levels)
+    state.report.manifest_cut_bytes = found.cut
+    if not state.read_only:
+        state.manifest = ManifestFile.open(directory, found)
+        state.unwind.callback(state.manifest.close)
+
+
+def _with_levels(version: Version, wanted: int) -> Version:
+    """The Version with at least as many levels as the option asks for."""
+    extra = max(0, wanted - len(version.levels))
+    return replace(version, levels=(*version.levels, *((),) * extra))
+
+
+def recover_values(state: Recovering) -> None:
+    """Find the end of value-log files that were open at the crash; the owner seals them there."""
+    for vlog in state.version.vlogs:
+        if vlog.sealed:
+            continue
+        path = state.dirs.values.join(file_name(Kind.VLOG, vlog.id))
+        try:
+            found = recover_tail(state.dirs.values, vlog.id)
+        except FileNotFoundError:
+            raise CorruptionError(
+                "file is missing", path=path, offset=0, kind="value log missing"
+            ) from None
+        needed = vlog.size  # what was known to be durable, because tables point into it
+        end, entries = found.clean_end, found.clean_entries
+        if end < needed:
+            end, entries = found.end, found.entries  # a hole before durable values: keep them
+        if end < needed:
+            raise CorruptionError(
+                f"values up to byte {needed} were durable, {end} are left",
+                path=path, offset=end, kind="value log",
+            )  # fmt: skip
+        state.value_ends[vlog.id] = end
+        state.report.value_log_cut_bytes += found.cut_bytes
+        state.recovered_values[vlog.id] = replace(vlog, size=end, entries=entries)
+
+
+def replay_logs(state: Recovering) -> None:
+    """Index every log still needed; cut a torn tail, set aside what lies behind damage."""
+    directory = state.dirs.tables
+    found = ids_of(Kind.WAL, directory.names())
+    needed = [mem_id for mem_id in found if mem_id >= state.version.min_mem]
+    state.next_mem = max([state.version.min_mem, *(i + 1 for i in found)])
+    for mem_id in set(found) - set(needed):  # flushed before the crash
+        if not state.read_only:
+            directory.unlink(file_name(Kind.WAL, mem_id))
+            state.report.removed_files += 1
+    _expect_consecutive(directory, needed, state.version.min_mem)
+    stopped = False
+    for mem_id in needed:
+        if stopped:
+            _set_aside(state, mem_id)
+            continue
+        result = _replay_one(state, mem_id)
+        if result is None:
+            continue
+        report = state.report
+        report.logs += 1
+        report.transactions += result.tail.frames
+        report.entries += result.memtable.records
+        if result.problem is not None:
+            report.cut_bytes += result.tail.cut
+            report.problems.append(f"{file_name(Kind.WAL, mem_id)}: {result.problem}")
+        last = mem_id == needed[-1]
+        stopped = not result.tail.sealed and not last and _later_has_data(state, mem_id, needed)
+        if not state.read_only:
+            _settle(state, mem_id, result)
+        if result.memtable.records:
+            state.sealed.insert(0, result.memtable)
+
+
+def _expect_consecutive(directory: Directory, needed: list[int], first: int) -> None:
+    """A log that is missing between others is a hole; one set aside earlier is known about."""
+    names = directory.names()
+    aside = {n.removesuffix(ASIDE_SUFFIX) for n in names if n.endswith(ASIDE_SUFFIX)}
+    for wanted in range(first, needed[-1] if needed else first):
+        name = file_name(Kind.WAL, wanted)
+        if wanted not in needed and name not in aside:
+            raise CorruptionError(
+                f"{name} is missing before {file_name(Kind.WAL, needed[-1])}; nothing was touched",
+                path=directory.join(name), offset=0, kind="wal missing",
+            )  # fmt: skip
+
+
+def _later_has_data(state: Recovering, mem_id: int, needed: list[int]) -> bool:
+    """Whether a log after this unsealed one holds anything: then its end is lost, not unwritten."""
+    for later in needed:
+        if later > mem_id and state.dirs.tables.size_of(file_name(Kind.WAL, later)):
+            with state.dirs.tables.map(file_name(Kind.WAL, later)) as mapping:
+                if bytes(mapping[HEADER_BYTES:4096]).strip(b"\0"):
+                    return True
+    return False
+
+
+def _replay_one(state: Recovering, mem_id: int) -> Replayed | None:
+    """The log's content, or None for one whose first bytes never reached the medium."""
+    directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
+    path = directory.join(name)
+    if directory.size_of(name) == 0:
+        _discard_log(state, name)
+        return None
+    mapping = directory.map(name)
+    try:
+        if not bytes(mapping[:4096]).strip(b"\0"):  # created, but the header never written
+            mapping.close()
+            _discard_log(state, name)
+            return None
+        return replay(mapping, mem_id, path, state.value_ends)
+    except FormatVersionError:
+        mapping.close()
+        raise
+
+
+def _discard_log(state: Recovering, name: str) -> None:
+    if not state.read_only:
+        state.dirs.tables.unlink(name)
+        state.report.removed_files += 1
+
+
+def _settle(state: Recovering, mem_id: int, result: Replayed) -> None:
+    """Make the recovered prefix the whole log, so that another crash finds the same."""
+    directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
+    if not result.memtable.records:
+        directory.unlink(name)
+        state.report.removed_files += 1
+        return
+    if result.tail.sealed:
+        return
+    if result.inside:
+        _keep_copy(state, name, result.tail.end)
+    end = aligned(result.tail.end)
+    with directory.open(name, write=True) as file:
+        file.truncate(result.tail.end)
+        file.pwrite(_end_frame(file.pread(HEADER_BYTES, 0), result.tail), end)
+        file.sync()
+
+
+def _end_frame(header: bytes, tail: Tail) -> bytes:
+    """The end record that says: this prefix is the whole log."""
+    body = BODY.pack(tail.last_ts, tail.frames, KIND_END, 0)
+    seed = decode_header(header, MAGIC_WAL, "").seed
+    return PREFIX.pack(len(body), crc32c(body, seed ^ len(body))) + body
+
+
+def _keep_copy(state: Recovering, name: str, end: int) -> None:
+    """Damage inside a log: what is cut off is kept for a human."""
+    directory = state.dirs.tables
+    data = directory.read(name)[end:]
+    copy = f"{name}.{end}{ASIDE_SUFFIX}"
+    directory.unlink(copy)
+    with directory.create(copy) as file:
+        file.pwrite(data, 0)
+        file.sync()
+    directory.sync()
+    state.report.set_aside.append(copy)
+
+
+def _set_aside(state: Recovering, mem_id: int) -> None:
+    """A log behind a hole: its transactions would not be a prefix. Kept, not replayed."""
+    name = file_name(Kind.WAL, mem_id)
+    state.report.set_aside.append(name + ASIDE_SUFFIX)
+    state.report.problems.append(f"{name}: set aside, an earlier log lost its end")
+    if not state.read_only:
+        state.dirs.tables.rename(name, name + ASIDE_SUFFIX)
+
+
+def open_tables(state: Recovering) -> None:
+    """Open every table the MANIFEST names, in parallel; then remove what it no longer names."""
+    directory, version = state.dirs.tables, state.version
+    present = set(ids_of(Kind.TABLE, directory.names()))
+    for _, meta in version.walk():
+        if meta.id not in present:
+            name = file_name(Kind.TABLE, meta.id)
+            raise CorruptionError(
+                f"table {name} is named in the MANIFEST and missing; nothing was touched",
+                path=directory.join(name), offset=0, kind="table missing",
+            )  # fmt: skip
+    _refuse_newer(state, directory, Kind.TABLE, present, version.next_table)
+    metas = [meta for _, meta in version.walk()]
+
+    def open_one(table_id: int, crc: int) -> Table:
+        table = Table(directory, table_id, crc=crc, cache=state.cache)
+        state.unwind.callback(table.close)
+        return table
+
+    if len(metas) > _OPEN_THREADS:
+        with ThreadPoolExecutor(_OPEN_THREADS, thread_name_prefix="meles-open") as pool:
+            state.tables = list(
+                pool.map(open_one, *zip(*((m.id, m.crc) for m in metas), strict=True))
+            )
+    else:
+        state.tables = [open_one(meta.id, meta.crc) for meta in metas]
+    for table, meta in zip(state.tables, metas, strict=True):
+        if table.meta != meta:
+            raise CorruptionError(
+                "the table is not the one the MANIFEST describes",
+                path=table.path, offset=0, kind="table properties",
+            )  # fmt: skip
+    version.check()
+    if not state.read_only:
+        _remove_unnamed(state, directory, Kind.TABLE, present - set(version.tables))
+
+
+def _refuse_newer(
+    state: Recovering, directory: Directory, kind: Kind, present: set[int], limit: int
+) -> None:
+    """Files with ids the MANIFEST has not handed out: then it is an older copy of itself."""
+    newer = [file_id for file_id in present if file_id >= limit]
+    if newer and limit > 1 and not state.report.manifest_cut_bytes:
+        name = file_name(kind, min(newer))
+        raise CorruptionError(
+            f"{name} is newer than the MANIFEST knows of; nothing was touched",
+            path=directory.join(name), offset=0, kind="manifest too old",
+        )  # fmt: skip
+
+
+def _remove_unnamed(state: Recovering, directory: Directory, kind: Kind, ids: set[int]) -> None:
+    """Outputs of jobs that never ended, and inputs of jobs that did."""
+    for file_id in sorted(ids):
+        directory.unlink(file_name(kind, file_id))
+        state.report.removed_files += 1
+    if ids:
+        directory.sync()
+
+
+def open_values(state: Recovering) -> None:
+    """Seal what was open, drop what is empty, open the rest, remove what is not named."""
+    directory = state.dirs.values
+    present = set(ids_of(Kind.VLOG, directory.names()))
+    _refuse_newer(state, directory, Kind.VLOG, present, state.version.next_vlog)
+    if not state.read_only:
+        _seal_recovered_values(state)
+    for meta in state.version.vlogs:
+        if meta.id not in present:
+            name = file_name(Kind.VLOG, meta.id)
+            raise CorruptionError(
+                f"value-log file {name} is named in the MANIFEST and missing; nothing was touched",
+                path=directory.join(name), offset=0, kind="value log missing",
+            )  # fmt: skip
+        file = ValueLogFile(directory, state.recovered_values.get(meta.id, meta))
+        state.unwind.callback(file.close)
+        state.values.append(file)
+    if not state.read_only:
+        named = {meta.id for meta in state.version.vlogs}
+        _remove_unnamed(state, directory, Kind.VLOG, present - named)
+
+
+def _seal_recovered_values(state: Recovering) -> None:
+    put, remove = [], []
+    for meta in state.recovered_values.values():
+        if meta.entries or meta.size > HEADER_BYTES:
+            put.append(seal_recovered(state.dirs.values, meta.id, meta.size, meta.entries))
+        else:
+            remove.append(meta.id)
+    state.recovered_values.clear()
+    if (put or remove) and state.manifest is not None:
+        edit = Edit(put_vlogs=tuple(put), remove_vlogs=tuple(remove))
+        after = edit.apply(state.version)
+        state.manifest.append(edit, after)
+        state.version = after
+
+
+def last_timestamp(state: Recovering) -> int:
+    """The newest timestamp anything recovered carries."""
+    tables = (meta.max_version for _, meta in state.version.walk())
+    logs = (memtable.last_ts for memtable in state.sealed)
+    return max([state.version.max_ts, *tables, *logs])

@@ -1,0 +1,204 @@
+"""What calls of the public API answer with: plain dataclasses.
+
+Runs in: supervisor. Sizes in bytes, times in seconds, ratios as fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meles.engine.worker_info import WorkerInfo
+
+__all__ = [
+    "CloseReport",
+    "GCReport",
+    "Health",
+    "LevelInfo",
+    "MemtableInfo",
+    "Recovery",
+    "Size",
+    "Stage",
+    "StallInfo",
+    "Stats",
+    "TableInfo",
+    "ValueLogInfo",
+    "VerifyReport",
+    "WorkerInfo",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of closing. `outcome` is one of done, timeout, failed, skipped."""
+
+    name: str
+    seconds: float
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """How closing went; `clean` when every stage was done or had nothing to do."""
+
+    stages: list[Stage]
+    clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GCReport:
+    """A value-log collection. `files` lists (file id, outcome, reason); outcome is one of kept,
+    dropped, rewritten."""
+
+    examined: int
+    rewritten: int
+    freed_bytes: int
+    files: list[tuple[int, str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify()` checked and found. `problems` is empty exactly when `ok`."""
+
+    ok: bool
+    problems: list[str]
+    tables: int
+    blocks: int
+    values: int
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What opening had to do after the last owner. Zeros after a clean close.
+
+    `problems` are sentences; `set_aside` names files kept for a human.
+    """
+
+    logs: int = 0
+    transactions: int = 0
+    entries: int = 0
+    cut_bytes: int = 0
+    manifest_cut_bytes: int = 0
+    value_log_cut_bytes: int = 0
+    removed_files: int = 0
+    set_aside: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`status` is one of ok, degraded, read_only, closed; `reasons` say why it is not ok."""
+
+    status: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes on disk: tables and logs, and the value log."""
+
+    lsm_bytes: int
+    value_log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInfo:
+    """A level. `score` is its size over its target (L0: tables over the number that makes it
+    due).
+    """
+
+    level: int
+    tables: int
+    size: int
+    target_size: int
+    target_table_size: int
+    is_base: bool
+    score: float
+    adjusted: float
+    stale_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table. `min_key` and `max_key` are inclusive."""
+
+    id: int
+    level: int
+    min_key: bytes
+    max_key: bytes
+    entries: int
+    size: int
+    raw_bytes: int
+    stale_bytes: int
+    max_version: int
+    compression: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemtableInfo:
+    """A memtable: `bytes` of log, `records` in it, `keys` distinct."""
+
+    id: int
+    state: str
+    bytes: int
+    records: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValueLogInfo:
+    """The value log. `garbage_ratio` is the share of sealed files' bytes that nothing refers to."""
+
+    files: int
+    size: int
+    live_bytes: int
+    garbage_ratio: float
+    gc_freed_bytes: int
+    gc_dropped_files: int
+    gc_relocated_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class StallInfo:
+    """Times writers had to wait for flushing."""
+
+    count: int
+    seconds: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The database at one moment. Sums count since open.
+
+    `write_amplification`: bytes written to files for each byte of user data; `space_amplification`:
+    bytes on disk for each byte that is alive.
+    """
+
+    levels: list[LevelInfo]
+    memtables: list[MemtableInfo]
+    value_log: ValueLogInfo
+    workers: list[WorkerInfo]
+    recovery: Recovery
+    flushes: int
+    compactions: int
+    gc_runs: int
+    stalls: StallInfo
+    bytes_written: int
+    write_amplification: float
+    space_amplification: float
+    entries_written: int = 0
+    syncs: int = 0
+    moves: int = 0
+    compaction_read_bytes: int = 0
+    compaction_written_bytes: int = 0
+    flush_written_bytes: int = 0
+    gc_written_bytes: int = 0
+    dropped_entries: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_bytes: int = 0
+    published_ts: int = 0
+    discard_ts: int = 0
+    readers: int = 0

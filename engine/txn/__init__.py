@@ -1,0 +1,1 @@
+"""Timestamps, read marks, conflicts, transactions."""

@@ -1,0 +1,278 @@
+"""Iterators handed to users: items, pairs, keys or values, with seek, rewind and close.
+
+Runs in: supervisor.
+Invariants: (1) an iterator keeps the view and timestamp it was made with; (2) `limit` counts anew
+after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) `covered()` is what a
+transaction has really read: up to the last item given, not what was fetched ahead.
+Fails with: what `gate` raises (finished transaction, closed database), `CorruptionError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any, Final, Generic, TypeVar
+
+from meles.engine.codec.columns import Columns
+from meles.engine.codec.entry import META_DELETE, META_POINTER, POINTER_BYTES, ValuePointer
+from meles.engine.iterators.range_scan import KeyRange, scan
+from meles.engine.iterators.visible import Visibility
+from meles.engine.read_view import ReadView
+
+T = TypeVar("T")
+
+SHAPE_ITEM: Final = "item"
+SHAPE_PAIR: Final = "pair"
+SHAPE_KEY: Final = "key"
+SHAPE_VALUE: Final = "value"
+
+
+class Item:
+    """One entry as an iterator or `Txn.item` gives it. `value` is read when it is asked for.
+
+    `expires_at` is in unix seconds, 0 = never; `deleted` is true for tombstones and expired
+    entries;
+    `value_size` is in bytes and touches no value log.
+    """
+
+    __slots__ = ("_expiry", "_meta", "_stored", "_view", "key", "version")
+
+    def __init__(
+        self, view: ReadView, key: bytes, version: int, meta: int, expiry: int, stored: bytes
+    ) -> None:
+        self.key = key
+        self.version = version
+        self._view = view
+        self._meta = meta
+        self._expiry = expiry
+        self._stored = stored
+
+    @property
+    def value(self) -> bytes:
+        """The value; `CorruptionError` when the value log does not hold it undamaged."""
+        if self._meta & META_POINTER:
+            return self._view.values.read(self._stored, self.version)
+        return self._stored
+
+    @property
+    def value_size(self) -> int:
+        if self._meta & META_POINTER and len(self._stored) == POINTER_BYTES:
+            return ValuePointer.decode(self._stored).length
+        return len(self._stored)
+
+    @property
+    def meta(self) -> int:
+        return self._meta >> 8
+
+    @property
+    def expires_at(self) -> float:
+        return self._expiry / 1000 if self._expiry else 0
+
+    @property
+    def deleted(self) -> bool:
+        expired = 0 < self._expiry <= time.time() * 1000
+        return bool(self._meta & META_DELETE) or expired
+
+    def __repr__(self) -> str:
+        return f"<Item version={self.version} value_size={self.value_size} deleted={self.deleted}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What an iterator was asked for."""
+
+    keys: KeyRange
+    look: Visibility
+    reverse: bool = False
+    keys_only: bool = False
+    limit: int | None = None
+    shape: str = SHAPE_ITEM
+
+
+class Cursor(Generic[T]):
+    """An iterator over a range. Also a context manager; closing is idempotent."""
+
+    def __init__(
+        self,
+        view: ReadView,
+        wanted: Scan,
+        *,
+        pending: Columns | None = None,
+        track: bool = False,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._view = view
+        self._scan = wanted
+        self._pending = pending
+        self._on_close = on_close
+        self._refusal: Callable[[], Exception] | None = None
+        self._track = track
+        self._covered: list[KeyRange] = []
+        self._from: KeyRange = wanted.keys
+        self._last: bytes | None = None
+        self._done = False
+        self._given = 0
+        self._entries: Iterator[Any]
+        self._begin(wanted.keys)
+
+    # -- iterating -------------------------------------------------------------------------------
+
+    def __iter__(self) -> Cursor[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._track:
+            return self._next_tracked()
+        entry: T = next(self._entries)
+        return entry
+
+    def _next_tracked(self) -> T:
+        try:
+            key, shaped = next(self._entries)
+        except StopIteration:
+            self._done = self._given != self._scan.limit  # a limit proves nothing about the rest
+            raise
+        self._given += 1
+        self._last = key
+        result: T = shaped
+        return result
+
+    def _begin(self, keys: KeyRange) -> None:
+        self._from, self._last, self._done, self._given = keys, None, False, 0
+        batches = scan(
+            self._view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
+        )
+        shaped = chain.from_iterable(map(self._shape, batches))
+        self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
+
+    def _shape(self, batch: Columns) -> Iterator[Any]:
+        """The batch's entries in the shape asked for, in the iterator's direction."""
+        wanted = self._scan
+        if wanted.reverse:
+            batch = _reversed(batch, by_key=wanted.look.all_versions)
+        if wanted.shape == SHAPE_KEY or wanted.keys_only:
+            shaped: Iterator[Any] = iter(batch.keys)
+            if wanted.shape == SHAPE_ITEM:
+                shaped = self._items(batch)
+        elif wanted.shape == SHAPE_ITEM:
+            shaped = self._items(batch)
+        else:
+            values = self._values(batch)
+            shaped = values if wanted.shape == SHAPE_VALUE else zip(batch.keys, values, strict=True)
+        return zip(batch.keys, shaped, strict=True) if self._track else shaped
+
+    def _values(self, batch: Columns) -> Iterator[bytes]:
+        if not any(meta & META_POINTER for meta in set(batch.metas)):
+            return iter(batch.values)
+        read = self._view.values.read
+        return (
+            read(value, version) if meta & META_POINTER else value
+            for value, version, meta in zip(batch.values, batch.versions, batch.metas, strict=True)
+        )
+
+    def _items(self, batch: Columns) -> Iterator[Item]:
+        view = self._view
+        return (
+            Item(view, *entry)
+            for entry in zip(
+                batch.keys, batch.versions, batch.metas, batch.expiries, batch.values, strict=True
+            )
+        )
+
+    # -- moving ----------------------------------------------------------------------------------
+
+    def seek(self, key: bytes) -> None:
+        """Go to the first key >= `key`, or in reverse the last key <= `key`; clamped to the
+        range.
+        """
+        self._check()
+        self._note_covered()
+        whole = self._scan.keys
+        if not self._scan.reverse:
+            low = max(whole.low or b"", key)
+            self._begin(replace(whole, low=low or None))
+        elif not key:
+            self._begin(whole)
+        else:
+            high = key + b"\0"
+            self._begin(replace(whole, high=high if whole.high is None else min(whole.high, high)))
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._check()
+        self._note_covered()
+        self._begin(self._scan.keys)
+
+    def close(self) -> None:
+        """End the iterator and let go of its view. A second call does nothing."""
+        self.end(None)
+
+    def end(self, refusal: Callable[[], Exception] | None) -> None:
+        """Close; later use raises `refusal()`, or just stops when it is None."""
+        self._note_covered()
+        self._refusal = self._refusal or refusal
+        self._entries = iter(()) if refusal is None else _Refusing(refusal)
+        self._done = False
+        self._last = None
+        self._track = False
+        self._from = KeyRange(b"", b"")
+        callback, self._on_close = self._on_close, None
+        if callback is not None:
+            callback()
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+
+    def __enter__(self) -> Cursor[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what was read ---------------------------------------------------------------------------
+
+    def _note_covered(self) -> None:
+        if self._track:
+            covered = self._current_cover()
+            if covered is not None:
+                self._covered.append(covered)
+
+    def _current_cover(self) -> KeyRange | None:
+        """The part of the range that the items given so far prove something about."""
+        if self._done:
+            return self._from
+        if self._last is None:
+            return None
+        if self._scan.reverse:
+            return replace(self._from, low=self._last)
+        return replace(self._from, high=self._last + b"\0")
+
+    def covered(self) -> list[KeyRange]:
+        """Every range read so far. Only for iterators made with `track`."""
+        current = self._current_cover() if self._track else None
+        return [*self._covered, current] if current is not None else list(self._covered)
+
+
+class _Refusing:
+    """An iterator that raises at every step."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        self._refusal = refusal
+
+    def __iter__(self) -> _Refusing:
+        return self
+
+    def __next__(self) -> Any:
+        raise self._refusal()
+
+
+def _reversed(batch: Columns, *, by_key: bool) -> Columns:
+    """Keys from the last to the first; the versions of one key stay newest first."""
+    count = len(batch)
+    if not by_key:
+        return batch.take(list(range(count - 1, -1, -1)))
+    order = sorted(range(count), key=batch.keys.__getitem__, reverse=True)  # stable
+    return batch.take(order)

@@ -1,0 +1,365 @@
+"""Transactions: a snapshot, own writes on top, and a conflict check at commit.
+
+Runs in: supervisor, on the thread that uses the transaction.
+Owns: one read mark until it ends.
+Invariants: (1) reads see the snapshot plus own writes; (2) a commit succeeds only if nothing the
+transaction read, single keys and covered ranges alike, was committed to since its snapshot; (3) a
+transaction that ends releases its mark, also when it is only forgotten (`ResourceWarning`).
+Fails with: `TransactionFinishedError`, `TransactionTooBigError`, `ConflictError`, `ReadOnlyError`.
+
+Isolation is serializable snapshot isolation, with ranges. The conflict check needs no table of
+recent commits: versions newer than any reader's snapshot are never dropped, so the newest version
+of what was read is looked up in the view itself, however long the transaction was open.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
+
+from meles.engine.codec.columns import Columns
+from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
+from meles.engine.engine import Engine
+from meles.engine.errors import (
+    ConflictError,
+    Error,
+    KeyNotFoundError,
+    ReadOnlyError,
+    TransactionFinishedError,
+    TransactionTooBigError,
+)
+from meles.engine.iterators.range_scan import KeyRange, prefix_range
+from meles.engine.iterators.visible import Visibility
+from meles.engine.read_view import ReadView
+from meles.engine.txn.cursor import (
+    SHAPE_ITEM,
+    SHAPE_KEY,
+    SHAPE_PAIR,
+    SHAPE_VALUE,
+    Cursor,
+    Item,
+    Scan,
+)
+from meles.engine.txn.entries import (
+    BytesLike,
+    TimeToLive,
+    expiry_ms,
+    now_ms,
+    range_bound,
+    readable_key,
+    user_meta,
+    writable_key,
+)
+
+T = TypeVar("T")
+ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
+_FAR_FUTURE: Final = (1 << 63) - 1
+
+
+def make_scan(
+    view: ReadView,
+    ts: int,
+    shape: str,
+    *,
+    prefix: BytesLike = b"",
+    start: BytesLike | None = None,
+    stop: BytesLike | None = None,
+    reverse: bool = False,
+    keys_only: bool = False,
+    all_versions: bool = False,
+    since: int = 0,
+    limit: int | None = None,
+) -> Scan:
+    """The parameters of `iterate`, checked."""
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise ValueError(f"limit={limit!r}: a whole number, 0 or more")
+    keys = prefix_range(
+        range_bound(prefix, "prefix") or b"", range_bound(start, "start"), range_bound(stop, "stop")
+    )
+    hidden = None
+    if view.version.drops:
+        hidden = lambda key, version: view.hidden(key, version, ts)  # noqa: E731
+    look = Visibility(ts, now_ms(), all_versions, since, hidden)
+    return Scan(keys, look, reverse, keys_only, limit, shape)
+
+
+class Txn:
+    """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it."""
+
+    def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
+        self._finished = True  # until there is something to finish
+        self._engine = engine
+        self._update = update
+        self._mark, self._read_ts = engine.oracle.begin(threading.current_thread().name, at)
+        self._commit_ts = 0
+        self._finished = False
+        self._pending: dict[bytes, tuple[bytes, int, int]] = {}  # value, meta, expiry
+        self._size = 0
+        self._reads: set[bytes] = set()
+        self._covered: list[KeyRange] = []
+        self._cursors: list[Cursor[Any]] = []
+        self._track = update and engine.options.detect_conflicts
+
+    @property
+    def read_ts(self) -> int:
+        """The snapshot: every commit up to this timestamp is seen."""
+        return self._read_ts
+
+    @property
+    def commit_ts(self) -> int:
+        """The commit's timestamp, 0 before it."""
+        return self._commit_ts
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        refusal = self._engine.refusal
+        if refusal is not None:
+            raise refusal()
+        if self._finished:
+            raise TransactionFinishedError("this transaction has ended")
+
+    def _find(self, key: bytes) -> tuple[ReadView, tuple[int, int, int, bytes]] | None:
+        """View and entry as this transaction sees it, tombstones and expired ones left out."""
+        engine = self._engine
+        view = engine.store.view
+        if engine.has_bans:
+            engine.check_namespace(key)
+        own = self._pending.get(key)
+        if own is not None:
+            value, meta, expiry = own
+            found = (self._read_ts, meta, expiry, value)
+        else:
+            if self._track:
+                self._reads.add(key)
+            looked_up = view.find(key, self._read_ts)
+            if looked_up is None:
+                return None
+            found = looked_up
+            if view.version.drops and view.hidden(key, found[0], self._read_ts):
+                return None
+        if found[1] & META_DELETE or 0 < found[2] <= now_ms():
+            return None
+        return view, found
+
+    def item(self, key: BytesLike) -> Item | None:
+        """The key's entry with version, meta and expiry, or None."""
+        self._check()
+        key = readable_key(key)
+        found = self._find(key)
+        return None if found is None else Item(found[0], key, *found[1])
+
+    def get(self, key: BytesLike, default: T | None = None) -> bytes | T | None:
+        """The value at the snapshot, own writes included, or `default`."""
+        item = self.item(key)
+        return default if item is None else item.value
+
+    def __getitem__(self, key: BytesLike) -> bytes:
+        item = self.item(key)
+        if item is None:
+            raise KeyNotFoundError("no such key")
+        return item.value
+
+    def __contains__(self, key: BytesLike) -> bool:
+        return self.item(key) is not None
+
+    def _cursor(self, shape: str, wanted: dict[str, Any]) -> Cursor[Any]:
+        self._check()
+        view = self._engine.store.view
+        plan = make_scan(view, self._read_ts, shape, **wanted)
+        pending = self._own_writes(plan.keys) if self._pending else None
+        cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
+        self._cursors.append(cursor)
+        self._engine.open_objects.add(cursor)
+        return cursor
+
+    def _own_writes(self, keys: KeyRange) -> Columns:
+        """Pending writes in the range, as the newest source of a scan."""
+        names = sorted(key for key in self._pending if keys.holds(key))
+        values, metas, expiries = [], [], []
+        for name in names:
+            value, meta, expiry = self._pending[name]
+            values.append(value)
+            metas.append(meta)
+            expiries.append(expiry)
+        return Columns(names, [self._read_ts] * len(names), metas, expiries, values)
+
+    def iterate(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[Item]:
+        """Items in key order. Parameters: `prefix`, `start` (inclusive), `stop` (exclusive),
+        `reverse`, `keys_only`, `all_versions`, `since` (exclusive), `limit`."""
+        return self._cursor(SHAPE_ITEM, {"prefix": prefix, **wanted})
+
+    def items(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[tuple[bytes, bytes]]:
+        """(key, value) pairs; parameters as `iterate`. The fast path for scans."""
+        return self._cursor(SHAPE_PAIR, {"prefix": prefix, **wanted})
+
+    def keys(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[bytes]:
+        """Keys alone; touches no value log."""
+        return self._cursor(SHAPE_KEY, {"prefix": prefix, **wanted})
+
+    def values(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[bytes]:
+        """Values alone, in key order."""
+        return self._cursor(SHAPE_VALUE, {"prefix": prefix, **wanted})
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def set(
+        self,
+        key: BytesLike,
+        value: BytesLike,
+        *,
+        ttl: TimeToLive = None,
+        meta: int = 0,
+        discard_earlier: bool = False,
+    ) -> None:
+        """Set a key; `ttl` in seconds. Seen by this transaction at once, by others after commit."""
+        bits = META_DISCARD_EARLIER if discard_earlier else 0
+        data = value if type(value) is bytes else _value(value)
+        self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
+
+    def delete(self, key: BytesLike) -> None:
+        """Delete a key; an absent one is fine."""
+        self._put(key, b"", META_DELETE, 0)
+
+    def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
+        self.set(key, value)
+
+    def __delitem__(self, key: BytesLike) -> None:
+        self.delete(key)
+
+    def _put(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+        self._check()
+        engine = self._engine
+        if not self._update:
+            raise ReadOnlyError("this transaction was made by view()")
+        key = writable_key(key)
+        if engine.has_bans:
+            engine.check_namespace(key)
+        size = entry_size(engine, key, value)
+        total = self._size + size
+        limit = engine.options.txn_limit
+        if total > limit:
+            raise TransactionTooBigError(
+                f"the transaction would hold {total:,} of at most {limit:,} bytes",
+                limit=limit, size=total,
+            )  # fmt: skip
+        self._pending[key] = (value, meta, expiry)
+        self._size = total
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def commit(self) -> int:
+        """Make the writes visible and durable as `sync` says; returns the commit timestamp.
+
+        0 when nothing was written. `ConflictError`: nothing happened, run it again.
+        """
+        self._check()
+        if self._engine.options.managed and self._pending:
+            raise Error("managed mode: use commit_at(ts)", hint="call txn.commit_at(ts)")
+        return self._commit(None)
+
+    def commit_at(self, ts: int) -> int:
+        """Managed mode: commit at a timestamp of the caller's choice."""
+        self._check()
+        if not self._engine.options.managed:
+            raise Error(
+                "commit_at() outside managed mode", hint="open with managed=True, or commit()"
+            )
+        if type(ts) is not int or not 0 < ts < _FAR_FUTURE:
+            raise ValueError(f"ts={ts!r}: a whole number above 0")
+        return self._commit(ts)
+
+    def _commit(self, ts: int | None) -> int:
+        pending = self._pending
+        try:
+            if not pending:
+                return 0
+            writer = self._engine.check_writable()
+            self._end_cursors()
+            check = self._check_conflicts if self._reads or self._covered else None
+            values, metas, expiries = zip(*pending.values(), strict=True)
+            self._commit_ts = writer.commit(
+                list(pending), values, metas, expiries, check=check, ts=ts
+            )
+            return self._commit_ts
+        finally:
+            self._finish()
+
+    def _check_conflicts(self) -> None:
+        """Under the write lock: has anything that was read been committed to since?"""
+        engine, read_ts = self._engine, self._read_ts
+        if engine.oracle.published == read_ts:
+            return
+        view = engine.store.view
+        for key in self._reads:
+            if view.newest_version(key, read_ts):
+                raise ConflictError("a key this transaction read was changed")
+        for keys in self._covered:
+            if view.range_changed(keys.low, keys.high, read_ts):
+                raise ConflictError("a range this transaction read was changed")
+
+    def discard(self) -> None:
+        """End without writing. A second call, or one after commit, does nothing."""
+        if not self._finished:
+            self._finish()
+
+    def end(self, _refusal: Callable[[], Exception] | None) -> None:
+        """The database closes."""
+        self.discard()
+
+    def _end_cursors(self) -> None:
+        cursors, self._cursors = self._cursors, []
+        for cursor in cursors:
+            if self._track:
+                self._covered += cursor.covered()
+            cursor.end(lambda: TransactionFinishedError("the iterator's transaction has ended"))
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._engine.oracle.end(self._mark)
+        self._end_cursors()
+        self._pending = {}
+        self._reads = set()
+        self._covered = []
+
+    def __enter__(self) -> Txn:
+        self._check()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> Literal[False]:
+        if self._finished:
+            return False
+        if kind is None and self._update and self._pending:
+            self.commit()
+        else:
+            self.discard()
+        return False
+
+    def __del__(self) -> None:
+        if not getattr(self, "_finished", True):
+            self._engine.oracle.end(self._mark)
+            self._finished = True
+            warnings.warn(
+                "a transaction was neither committed nor discarded", ResourceWarning, stacklevel=2
+            )
+
+
+def _value(value: object) -> bytes:
+    from meles.engine.txn.entries import as_bytes
+
+    return as_bytes(value, "value")
+
+
+def entry_size(engine: Engine, key: bytes, value: bytes) -> int:
+    """What an entry counts towards the transaction limit; refuses a value nothing could hold."""
+    size = len(value)
+    options = engine.options
+    if size > options.value_log_file_size:
+        raise TransactionTooBigError(
+            f"a value of {size:,} bytes; at most {options.value_log_file_size:,} fit",
+            limit=options.value_log_file_size, size=size, hint="raise value_log_file_size",
+        )  # fmt: skip
+    stored = POINTER_BYTES if size >= options.value_threshold else size
+    return len(key) + stored + ENTRY_OVERHEAD

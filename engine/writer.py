@@ -1,0 +1,423 @@
+"""The write path: conflict check, value log, write-ahead log, memtable, publish; rotation and
+stalls.
+
+Runs in: supervisor, on whichever thread of the host commits.
+Owns: the write lock, the active memtable, the append end of the value log.
+Invariants: (1) commits happen one at a time and are published in timestamp order; (2) a failed
+commit leaves nothing visible and its timestamp is used by the next; (3) after a failed write or
+fsync (`StoreFailedError`) nothing is written again; a full disk is the exception, it heals; (4)
+under sync="commit" an acknowledged commit is on the medium, one fsync serving all who wait.
+Fails with: `WriteStallError`, `DiskFullError`, `StoreFailedError`, what `check` raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from meles.engine.codec.entry import META_DELETE, META_POINTER
+from meles.engine.errors import DiskFullError, Error, StoreFailedError, WriteStallError
+from meles.engine.log.writer import LogWriter
+from meles.engine.manifest.version import VlogMeta
+from meles.engine.memtable.memtable import Memtable
+from meles.engine.options import Options
+from meles.engine.store import Store
+from meles.engine.txn.oracle import Oracle
+from meles.engine.vlog.writer import ValueLogWriter
+
+log = logging.getLogger("meles.writer")
+
+# timestamp, keys, values as the user gave them, metas as in Columns, expiries
+CommitHook: TypeAlias = Callable[
+    [int, Sequence[bytes], Sequence[bytes], Sequence[int], Sequence[int]], None
+]
+
+
+@dataclass(slots=True)
+class WriteCounters:
+    """Sums since open. Bytes are of user keys and values."""
+
+    entries: int = 0
+    bytes: int = 0
+    log_bytes: int = 0  # of sealed logs and of the value log
+    syncs: int = 0
+    stalls: int = 0
+    stall_seconds: float = 0.0
+    longest_stall: float = 0.0
+    by_reason: dict[str, int] = field(default_factory=dict)
+
+
+class Writer:
+    """The single writer. `lock` is the write lock; `after_commit` hooks run under it, in order."""
+
+    def __init__(
+        self, store: Store, oracle: Oracle, options: Options, poke: Callable[[], None]
+    ) -> None:
+        # fixed after construction
+        self._store = store
+        self._oracle = oracle
+        self._limit = options.memtable_size
+        self._max_sealed = options.num_memtables
+        self._stall_timeout = options.write_stall_timeout
+        self._inline = options.workers == "inline"
+        self._values_size = options.value_log_file_size
+        self._values_entries = options.value_log_max_entries
+        self._sync_on_commit = options.sync == "commit"
+        self._sync_by_time = options.sync == "interval"
+        self._poke = poke
+        # under lock
+        self.lock = threading.Lock()
+        self._room = threading.Condition(self.lock)
+        self.active: Memtable = store.view.active
+        self.values: ValueLogWriter | None = None
+        self.threshold = options.value_threshold
+        self.refusal: Callable[[], Error] | None = None
+        self.counters = WriteCounters()
+        self.after_commit: list[CommitHook] = []
+        self._rotated = False
+        self._full_values: list[ValueLogWriter] = []  # to be sealed by the scheduler
+        self._unsynced_logs: list[LogWriter] = []
+        # under _sync_lock
+        self._sync_lock = threading.Lock()
+        self.synced_ts = oracle.published
+        # interval syncing
+        self.dirty = False
+        self.dirty_event = threading.Event()
+
+    # -- committing ------------------------------------------------------------------------------
+
+    def put(self, key: bytes, value: bytes, meta: int, user: int, expiry: int) -> int:
+        """Commit one entry; returns its timestamp."""
+        oracle = self._oracle
+        with self.lock:
+            if self.refusal is not None:
+                raise self.refusal()
+            active = self.active
+            if active.log.end >= self._limit:  # type: ignore[union-attr]
+                active = self._rotate_locked()
+            ts = oracle.published + 1
+            stored = value
+            try:
+                if len(value) >= self.threshold and not meta & META_DELETE:
+                    stored = self._values_locked(1).append(value, ts).encode()
+                    meta |= META_POINTER
+                    active.vlog_ids.add(self.values.file_id)  # type: ignore[union-attr]
+                active.put(key, stored, meta, user, expiry, ts)
+            except OSError as error:
+                raise self._failed_locked(error) from error
+            active.last_ts = ts
+            oracle.published = ts
+            counters = self.counters
+            counters.entries += 1
+            counters.bytes += len(key) + len(value)
+            if self.after_commit:
+                self._tell_locked(ts, (key,), (value,), (user << 8 | meta,), (expiry,))
+        self._acknowledge(ts)
+        return ts
+
+    def commit(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        metas: Sequence[int],
+        expiries: Sequence[int],
+        *,
+        check: Callable[[], None] | None = None,
+        ts: int | None = None,
+        versions: Sequence[int] | None = None,
+    ) -> int:
+        """Commit entries as one transaction; returns its timestamp.
+
+        `check` runs under the write lock before anything is written and may raise. `ts` and
+        `versions` are for managed mode; without them every key occurs once.
+        """
+        oracle = self._oracle
+        with self.lock:
+            if self.refusal is not None:
+                raise self.refusal()
+            active = self.active
+            if active.log.end >= self._limit:  # type: ignore[union-attr]
+                active = self._rotate_locked()
+            if check is not None:
+                check()
+            if ts is None:
+                ts = oracle.published + 1
+            elif ts <= active.last_ts:
+                active.ordered = False
+            try:
+                stored, marked = self._to_value_log_locked(values, metas, ts)
+                active.put_many(keys, stored, marked, expiries, ts, versions)
+            except OSError as error:
+                raise self._failed_locked(error) from error
+            active.last_ts = max(active.last_ts, ts)
+            oracle.published = max(oracle.published, ts)
+            counters = self.counters
+            counters.entries += len(keys)
+            counters.bytes += sum(map(len, keys)) + sum(map(len, values))
+            if self.after_commit:
+                self._tell_locked(ts, keys, values, marked, expiries)
+        self._acknowledge(ts)
+        return ts
+
+    def _to_value_log_locked(
+        self, values: Sequence[bytes], metas: Sequence[int], ts: int
+    ) -> tuple[Sequence[bytes], Sequence[int]]:
+        """Values and metas with the large values replaced by pointers."""
+        threshold = self.threshold
+        large = [
+            at for at, value in enumerate(values)
+            if len(value) >= threshold and not metas[at] & META_DELETE
+        ]  # fmt: skip
+        if not large:
+            return values, metas
+        stored, marked = list(values), list(metas)
+        writer = self._values_locked(len(large))
+        pointers = writer.append_many([stored[at] for at in large], ts)
+        for at, pointer in zip(large, pointers, strict=True):
+            stored[at] = pointer
+            marked[at] |= META_POINTER
+        self.active.vlog_ids.add(writer.file_id)
+        return stored, marked
+
+    def _tell_locked(
+        self, ts: int, keys: Sequence[bytes], values: Sequence[bytes], metas: Sequence[int],
+        expiries: Sequence[int],
+    ) -> None:  # fmt: skip
+        for hook in self.after_commit:
+            hook(ts, keys, values, metas, expiries)
+
+    def _acknowledge(self, ts: int) -> None:
+        """What must happen between releasing the lock and returning to the caller."""
+        if self._rotated:
+            self._rotated = False
+            self._poke()
+        if self._sync_on_commit:
+            self.sync(ts)
+        elif not self.dirty and self._sync_by_time:
+            self.dirty = True
+            self.dirty_event.set()
+
+    # -- rotation and stalls ---------------------------------------------------------------------
+
+    def _values_locked(self, count: int) -> ValueLogWriter:
+        """The value-log file to append to, a new one when the last is full."""
+        writer = self.values
+        if (
+            writer is None
+            or writer.end >= self._values_size
+            or (writer.entries and writer.entries + count > self._values_entries)
+        ):
+            fresh = self._store.new_values()
+            if writer is not None:
+                self.counters.log_bytes += writer.end
+                self._full_values.append(writer)
+                self._rotated = True
+            self.values = writer = fresh
+        return writer
+
+    def _rotate_locked(self) -> Memtable:
+        """Seal the active memtable and begin the next; waits while too many are unflushed."""
+        self._wait_for_room_locked()
+        if self.refusal is not None:
+            raise self.refusal()
+        active = self.active
+        if active.log is None or active.log.end < self._limit:
+            return active  # somebody else rotated while this thread waited
+        return self._swap_active_locked()
+
+    def _swap_active_locked(self) -> Memtable:
+        old = self.active
+        try:
+            fresh = Memtable.create(self._store.new_log())
+            writer = old.log
+            old.seal()
+        except OSError as error:
+            raise self._failed_locked(error) from error
+        self.counters.log_bytes += old.end
+        if writer is not None:
+            self._unsynced_logs.append(writer)
+        self.active = fresh
+        self._store.rotate(fresh)
+        self._rotated = True
+        return fresh
+
+    def _wait_for_room_locked(self) -> None:
+        if len(self._store.view.sealed) < self._max_sealed:
+            return
+        began = time.monotonic()
+        self.counters.stalls += 1
+        try:
+            while len(self._store.view.sealed) >= self._max_sealed and self.refusal is None:
+                if self._inline:
+                    self._flush_inline_locked()
+                left = began + self._stall_timeout - time.monotonic()
+                stuck = self._inline and len(self._store.view.sealed) >= self._max_sealed
+                if stuck or not self._room.wait(max(left, 0)):
+                    if len(self._store.view.sealed) < self._max_sealed:
+                        return
+                    raise WriteStallError(
+                        f"{len(self._store.view.sealed)} memtables wait to be flushed after "
+                        f"{time.monotonic() - began:.1f} s"
+                    )
+        finally:
+            seconds = time.monotonic() - began
+            self.counters.stall_seconds += seconds
+            self.counters.longest_stall = max(self.counters.longest_stall, seconds)
+
+    def _flush_inline_locked(self) -> None:
+        """Without workers nobody else makes room: let the scheduler run on this thread."""
+        self.lock.release()
+        try:
+            self._poke()
+        finally:
+            self.lock.acquire()
+
+    def room_made(self) -> None:
+        """Called when a memtable was flushed."""
+        with self.lock:
+            self._room.notify_all()
+
+    def rotate_now(self) -> Memtable | None:
+        """Seal the active memtable if it holds anything; returns the one just sealed."""
+        with self.lock:
+            if self.active.log is None or self.active.log.records == 0:
+                return None
+            self._wait_for_room_locked()
+            sealed = self.active
+            if sealed.log is None or sealed.log.records == 0:
+                return None
+            self._swap_active_locked()
+            self._rotated = False
+        return sealed
+
+    def seal_full_values(self) -> list[VlogMeta]:
+        """Seal the value-log files that are full; durable when this returns."""
+        with self._sync_lock:  # a sync must not meet a file half sealed
+            with self.lock:
+                full, self._full_values = self._full_values, []
+            try:
+                return [writer.seal() for writer in full]
+            except OSError as error:
+                with self.lock:
+                    raise self._failed_locked(error, final=True) from error
+
+    def sync_values(self) -> tuple[ValueLogWriter, int, int] | None:
+        """Make value-log bytes durable before a log that points to them goes.
+
+        Returns the open file with the bytes and entries that are durable, if there is one.
+        """
+        with self._sync_lock:
+            with self.lock:
+                writer = self.values
+                mark = None if writer is None else (writer, writer.end, writer.entries)
+                open_files = [*self._full_values, *([writer] if writer is not None else [])]
+            try:
+                for file in open_files:
+                    file.sync()
+            except OSError as error:
+                with self.lock:
+                    raise self._failed_locked(error, final=True) from error
+        return mark
+
+    def release_log(self, mem_id: int) -> None:
+        """A memtable was flushed: its log needs no more syncing."""
+        with self.lock:
+            done = [sealed for sealed in self._unsynced_logs if sealed.id == mem_id]
+            self._unsynced_logs = [s for s in self._unsynced_logs if s.id != mem_id]
+        for sealed in done:
+            sealed.close()
+
+    def rotate_values(self) -> ValueLogWriter | None:
+        """Stop appending to the current value-log file and hand it over for sealing."""
+        with self.lock:
+            writer, self.values = self.values, None
+            return writer
+
+    # -- durability ------------------------------------------------------------------------------
+
+    def sync(self, ts: int | None = None) -> None:
+        """Return when everything up to `ts` (default: everything published) is on the medium."""
+        wanted = self._oracle.published if ts is None else ts
+        if self.synced_ts >= wanted:
+            return
+        with self._sync_lock:
+            if self.synced_ts >= wanted:
+                return  # the fsync of another thread covered this one
+            with self.lock:
+                if isinstance(self.refusal, _Failure):
+                    raise self.refusal()
+                target = self._oracle.published
+                values = [*self._full_values, self.values]
+                logs, self._unsynced_logs = self._unsynced_logs, []
+                current = self.active.log
+            try:
+                for writer in values:
+                    if writer is not None:
+                        writer.sync()
+                for sealed in logs:
+                    sealed.sync()
+                    sealed.close()
+                if current is not None:
+                    current.sync()
+            except OSError as error:
+                with self.lock:
+                    raise self._failed_locked(error, final=True) from error
+            self.counters.syncs += 1
+            self.synced_ts = max(self.synced_ts, target)
+
+    def close_logs(self) -> None:
+        """Close descriptors of sealed logs (closing; their data is flushed or stays in the log)."""
+        with self.lock:
+            logs, self._unsynced_logs = self._unsynced_logs, []
+        for sealed in logs:
+            sealed.close()
+
+    def logged_bytes(self) -> int:
+        """Bytes written to logs and value log since open."""
+        values = self.values
+        return self.counters.log_bytes + self.active.size + (0 if values is None else values.end)
+
+    # -- failing ---------------------------------------------------------------------------------
+
+    def _failed_locked(self, error: Exception, *, final: bool = False) -> Error:
+        """What to raise for a failed write; anything but a full disk ends writing for good."""
+        if isinstance(error, DiskFullError) and not final:
+            return error
+        if self.refusal is None or not isinstance(self.refusal, _Failure):
+            log.error("writing stopped: %s", error)
+            self.refusal = _Failure(error)
+            self._room.notify_all()
+        return self.refusal()
+
+    def fail(self, error: Exception) -> None:
+        """Refuse writes from now on because durable state could not be written."""
+        with self.lock:
+            self._failed_locked(error, final=True)
+
+    def refuse(self, why: Callable[[], Error]) -> None:
+        """Refuse writes from now on (closing); a failure stays the stronger reason."""
+        with self.lock:
+            if not isinstance(self.refusal, _Failure):
+                self.refusal = why
+            self._room.notify_all()
+
+    @property
+    def failure(self) -> Exception | None:
+        """The error that ended writing, if one did."""
+        return self.refusal.cause if isinstance(self.refusal, _Failure) else None
+
+
+class _Failure:
+    """Makes the `StoreFailedError` every later write gets, the first error kept as its cause."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def __call__(self) -> StoreFailedError:
+        error = StoreFailedError(f"an earlier write failed: {self.cause}")
+        error.__cause__ = self.cause
+        return error
