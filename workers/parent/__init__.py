@@ -1,0 +1,1 @@
+"""Code that runs in the supervisor: spawning, watching and stopping workers."""

@@ -1,0 +1,106 @@
+"""When to restart a worker, when to give up on it or on a job, and when silence means nothing.
+
+Runs in: supervisor. Pure: the clock and the dice are passed in.
+Invariants: (1) the first restart is immediate, later ones wait 0.2 s and twice as long each, up to
+30 s; (2) a worker that was well for 60 s starts afresh; (3) never more than 5 restarts in 10 s;
+(4) a worker that cannot even boot three times is a fault to report, then tried every 30 s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+FIRST_GAP: Final = 0.2
+GAP_FACTOR: Final = 2.0
+LONGEST_GAP: Final = 30.0
+JITTER: Final = 0.2  # of a gap, so that workers that fell together do not rise together
+HEALTHY_AFTER: Final = 60.0
+BURST: Final = 5
+BURST_SECONDS: Final = 10.0
+BOOT_TRIES: Final = 3
+POISON_DEATHS: Final = 3  # workers a job may end before it is taken for the cause
+WORRYING_DEATHS: Final = 3  # in a row, of one worker: worth a word in health()
+STUCK_FACTOR: Final = (
+    4.0  # hang timeouts without progress of a worker that still beats: a slow disk
+)
+SLEPT_SHARE: Final = 0.5  # of the hang timeout: a loop later than this was asleep itself
+
+
+@dataclass(slots=True)
+class Restarts:
+    """The history of one worker, as far as it decides when the next one starts."""
+
+    deaths: int = 0  # in a row, the last one included
+    boot_failures: int = 0  # in a row
+    ready_at: float | None = None
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=BURST))
+
+    def ready(self, now: float) -> None:
+        """The worker takes jobs."""
+        self.ready_at = now
+        self.boot_failures = 0
+
+    def died(self, now: float, dice: float) -> float:
+        """The worker is dead; returns seconds to wait. `dice` is uniform in [0, 1)."""
+        booted = self.ready_at is not None
+        if self.ready_at is not None and now - self.ready_at >= HEALTHY_AFTER:
+            self.deaths = 0
+        self.deaths += 1
+        self.boot_failures = 0 if booted else self.boot_failures + 1
+        self.ready_at = None
+        gap = self._gap() * (1 + JITTER * (2 * dice - 1))
+        if len(self.recent) == BURST:
+            gap = max(gap, self.recent[0] + BURST_SECONDS - now)
+        self.recent.append(now + gap)
+        return gap
+
+    def _gap(self) -> float:
+        if self.gave_up:
+            return LONGEST_GAP
+        if self.deaths <= 1:
+            return 0.0
+        exponent = min(self.deaths - 2, 16)  # beyond, the gap is at its longest anyway
+        return min(LONGEST_GAP, FIRST_GAP * GAP_FACTOR**exponent)
+
+    @property
+    def gave_up(self) -> bool:
+        """It could not boot so often that trying is a formality."""
+        return self.boot_failures >= BOOT_TRIES
+
+    @property
+    def worrying(self) -> bool:
+        return self.deaths >= WORRYING_DEATHS
+
+
+@dataclass(slots=True)
+class Silence:
+    """How long a worker may be silent, and the rule that forgives it once when we slept ourselves.
+
+    `look_at` is when the loop meant to look next. A process that was stopped, or a machine that was
+    frozen, finds all workers silent for as long as it slept.
+    """
+
+    hang_timeout: float
+    look_at: float | None = None
+
+    def slept(self, now: float) -> bool:
+        """Whether this look comes so late that silence proves nothing."""
+        late = self.look_at is not None and now - self.look_at > self.hang_timeout * SLEPT_SHARE
+        self.look_at = None
+        return late
+
+    def silent(self, now: float, heard_at: float) -> bool:
+        return now - heard_at >= self.hang_timeout
+
+    def stuck(self, now: float, progressed_at: float) -> bool:
+        """Of a busy worker that still beats."""
+        return now - progressed_at >= self.hang_timeout * STUCK_FACTOR
+
+    def next_look(self, heard_at: float, progressed_at: float | None) -> float:
+        """When one of the two above could first be true."""
+        due = heard_at + self.hang_timeout
+        if progressed_at is not None:
+            due = min(due, progressed_at + self.hang_timeout * STUCK_FACTOR)
+        return due

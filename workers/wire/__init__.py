@@ -1,0 +1,1 @@
+"""What both sides of the pipe agree on: messages and framing. No descriptors here."""
