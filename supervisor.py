@@ -1,0 +1,469 @@
+"""The supervisor: the process that opens a directory puts everything together here.
+
+Runs in: the opening process; also `python supervisor.py serve DIR`.
+Owns: the locks, the MANIFEST, every unlink, the workers and their lives.
+Invariants: (1) opening follows `OPEN_STEPS` in order and a failure in any step undoes all before
+it; (2) closing follows `Supervisor._stages()`, each stage bounded, the locks go last; (3) a forked
+child can neither use, unlock nor close what its parent opened.
+
+    host threads ── DB ──> Writer ──> log + memtable, value log
+                     │        └ poke ─> Scheduler (control thread) ──> pool ──> worker processes
+                     └──> ReadView <── Store <── MANIFEST <── verified results ──┘
+
+This is the only place that knows both the engine and the workers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+if (
+    __name__ == "__main__"
+):  # a plain checkout, whatever its folder is called, is the package `meles`
+    import importlib.util
+
+    if importlib.util.find_spec("meles") is None:
+        _root = os.path.dirname(os.path.abspath(__file__))
+        _spec = importlib.util.spec_from_file_location(
+            "meles", os.path.join(_root, "__init__.py"), submodule_search_locations=[_root]
+        )
+        assert _spec is not None and _spec.loader is not None  # noqa: S101, PT018
+        _module = importlib.util.module_from_spec(_spec)
+        sys.modules["meles"] = _module
+        _spec.loader.exec_module(_module)
+
+from meles.engine.background.collecting import Collecting
+from meles.engine.background.compacting import Compacting
+from meles.engine.background.flushing import Flushing
+from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.syncing import IntervalSync
+from meles.engine.db import DB
+from meles.engine.errors import (
+    ClosedError,
+    ConfigError,
+    ForkedHandleError,
+    InvariantError,
+    WorkerFailedError,
+    WriteStallError,
+)
+from meles.engine.opening import FILE_STEPS, MODES, Opening, Step
+from meles.engine.options import load_options
+from meles.engine.reports import CloseReport, GCReport, Health, Recovery, Stats
+from meles.engine.stats import NO_SUMS, Sums, make_stats
+from meles.engine.worker_info import WorkerInfo
+from meles.engine.writer import Writer
+from meles.workers.parent.stages import Deadline, StageRow, run_stages
+
+if TYPE_CHECKING:
+    from meles.workers.parent.protocol import Pool
+
+# -- opening ----
+
+
+def _start_workers(opening: Opening) -> None:
+    supervisor = Supervisor(opening)
+    opening.control = supervisor
+    opening.unwind.callback(supervisor.abandon)
+    if not opening.read_only:
+        supervisor.start()
+
+
+OPEN_STEPS: list[Step] = [*FILE_STEPS, ("start workers", _start_workers)]
+
+
+def open_db(
+    path: str | os.PathLike[str] | None,
+    *,
+    mode: str = "own",
+    config: str | os.PathLike[str] | None = None,
+    wait: float = 0.0,
+    options: Mapping[str, object] | None = None,
+) -> DB:
+    """Open a directory; see `meles.open`. On any failure nothing is left behind."""
+    if mode not in MODES:
+        raise ConfigError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
+    if (path is None) != (mode == "memory"):
+        raise ConfigError(
+            f"mode={mode!r} with path={path!r}: memory mode takes None, others a path"
+        )
+    loaded = load_options(options or {}, config=config)
+    began = time.monotonic()
+    with ExitStack() as unwind:
+        where = "" if path is None else os.fsdecode(os.fspath(path))
+        opening = Opening(where, mode, loaded, wait, unwind)
+        for _, step in OPEN_STEPS:
+            step(opening)
+        unwind.pop_all()
+    supervisor = opening.control
+    if not isinstance(supervisor, Supervisor):
+        raise InvariantError("opening ended without a supervisor")
+    supervisor.recovery.seconds = time.monotonic() - began
+    _guard(supervisor)
+    return DB(opening.path, supervisor.engine, supervisor)
+
+
+# -- forks and interpreter exit ------------------------------------------------------------------
+
+_open_supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+_guards: list[str] = []
+
+
+def _guard(supervisor: Supervisor) -> None:
+    """Look after handles that cross a fork or are never closed; registered at the first open."""
+    if not _guards:
+        _guards.append("registered")
+        os.register_at_fork(after_in_child=_in_forked_child)
+        atexit.register(_at_exit)
+    _open_supervisors.add(supervisor)
+
+
+def _in_forked_child() -> None:
+    for supervisor in list(_open_supervisors):
+        supervisor.forget_in_child()
+    _open_supervisors.clear()
+
+
+def _at_exit() -> None:
+    for supervisor in list(_open_supervisors):
+        supervisor.close(None)
+
+
+class Supervisor:
+    """One open directory: its background work, and how it closes. Implements
+    `engine.db.Control`.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        engine = opening.made_engine
+        # fixed after construction
+        self.engine = engine
+        self._store = engine.store
+        self._options = opening.options
+        self._read_only = opening.read_only
+        self._directories = opening.directories
+        self._locks = opening.locks
+        self._private = opening.path if opening.private else None
+        self._path = opening.path
+        self.recovery: Recovery = opening.files.report
+        self._scheduler = Scheduler(self._on_fatal, inline=opening.options.workers == "inline")
+        self._pool: Pool | None = None
+        self._sync: IntervalSync | None = None
+        # under _close_lock
+        self._close_lock = threading.Lock()
+        self._report: CloseReport | None = None
+        self._forked = False
+        if not self._read_only:
+            writer = Writer(engine.store, engine.oracle, opening.options, self._scheduler.poke)
+            engine.writer = writer
+            self._writer = writer
+            args = (opening.options, self._scheduler)
+            self._flushing = Flushing(engine.store, writer, *args)
+            self._compacting = Compacting(engine.store, engine.oracle, *args)
+            self._collecting = Collecting(engine.store, writer, *args)
+
+    def _on_fatal(self, error: Exception) -> None:
+        self._writer.fail(error)
+
+    def start(self) -> None:
+        """Start the workers; they boot in the background."""
+        from meles.workers.parent.make_pool import make_pool
+
+        options = self._options
+        counts = {"flusher": 1, "compactor": max(1, options.num_compactors), "value_gc": 1}
+        self._pool = make_pool(
+            options.workers,
+            counts,
+            self._store.dirs,
+            heartbeat=options.worker_heartbeat,
+            hang_timeout=options.worker_hang_timeout,
+            memory_limit=options.worker_memory_limit,
+            on_result=self._scheduler.on_result,
+            on_failure=self._scheduler.on_failure,
+            on_rerun=self._scheduler.on_rerun,
+        )
+        self._scheduler.attach(self._pool, [self._flushing, self._compacting, self._collecting])
+        self._pool.start()
+        if options.sync == "interval":
+            self._sync = IntervalSync(self._writer, options.sync_interval)
+            self._sync.start()
+        self._scheduler.poke()
+
+    def abandon(self) -> None:
+        """Opening failed after all: stop what was started, leave every file as it is."""
+        if self._sync is not None:
+            self._sync.stop()
+        if self._pool is not None:
+            self._pool.close(self._options.close_timeout)
+        if not self._read_only:
+            self._store.discard_spares()
+        self._store.close_files()
+
+    # -- what DB asks for ------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None) -> None:
+        sealed = self._writer.rotate_now()
+        newest = sealed.id if sealed is not None else self._newest_sealed()
+
+        def flushed() -> bool:
+            left = self._store.view.sealed
+            return not left or left[-1].id > newest or bool(self._stuck())
+
+        if not self._scheduler.wait_for(flushed, timeout):
+            raise WriteStallError(f"flush did not end within {timeout} s")
+        if self._stuck() and any(m.id <= newest for m in self._store.view.sealed):
+            raise WorkerFailedError(f"flush cannot go on: {self._stuck()}", kind="flusher")
+
+    def _newest_sealed(self) -> int:
+        sealed = self._store.view.sealed
+        return sealed[0].id if sealed else 0
+
+    def _stuck(self) -> str:
+        failure = self._writer.failure
+        return str(failure) if failure is not None else self._flushing.stuck()
+
+    def wait_idle(self, timeout: float | None) -> bool:
+        return True if self._read_only else self._scheduler.wait_idle(timeout)
+
+    def flatten(self, workers: int, timeout: float | None) -> None:
+        del workers  # as many as there are compactors
+        self._compacting.flatten = True
+        try:
+            if not self._scheduler.wait_idle(timeout):
+                raise WriteStallError(f"flatten did not end within {timeout} s")
+        finally:
+            self._compacting.flatten = False
+
+    def gc(self, discard_ratio: float, timeout: float | None) -> GCReport:
+        return self._collecting.request(discard_ratio, timeout)
+
+    def workers(self) -> list[WorkerInfo]:
+        return self._pool.infos() if self._pool is not None else []
+
+    def health(self) -> Health:
+        if self.engine.refusal is not None:
+            return Health("closed", ["the handle is closed"])
+        if self._read_only:
+            return Health("read_only", ["opened with mode='read_only'"])
+        failure = self._writer.failure
+        if failure is not None:
+            return Health("read_only", [f"writing stopped: {failure}"])
+        problems = self._scheduler.problems()
+        return Health("degraded" if problems else "ok", problems)
+
+    def stats(self) -> Stats:
+        sums = NO_SUMS
+        if not self._read_only:
+            sums = Sums(
+                self._writer.counters,
+                self._writer.logged_bytes(),
+                self._flushing.counters,
+                self._compacting.counters,
+                self._collecting.counters,
+            )
+        return make_stats(self.engine, self.recovery, self.workers(), sums)
+
+    # -- closing ---------------------------------------------------------------------------------
+
+    def close(self, timeout: float | None) -> CloseReport:
+        """Run the stage table once; everybody gets the one report."""
+        if self._forked:
+            return CloseReport([], clean=False)  # the parent closes it
+        with self._close_lock:
+            if self._report is None:
+                seconds = self._options.close_timeout if timeout is None else timeout
+                stages = run_stages(self._stages(), Deadline(seconds))
+                clean = all(stage.outcome in ("done", "skipped") for stage in stages)
+                self._report = CloseReport(stages, clean)
+                _open_supervisors.discard(self)
+            return self._report
+
+    def _stages(self) -> list[StageRow]:
+        """Closing, top to bottom. Badger's order, except that the locks go last."""
+        if self._read_only:
+            return [
+                StageRow("refuse_calls", self._refuse_calls),
+                StageRow("close_tables", self._close_tables),
+                StageRow("release_locks", self._release_locks),
+            ]
+        return [
+            StageRow("refuse_writes", self._refuse_calls),
+            StageRow("stop_value_gc", self._stop_gc),
+            StageRow("drain_writer", self._drain_writer),
+            StageRow("flush_memtables", self._flush_memtables, share=0.6),
+            StageRow("stop_flusher", self._stop_flusher),
+            StageRow("compact_level_zero", self._compact_level_zero, share=0.5),
+            StageRow("stop_compactors", self._stop_compactors),
+            StageRow("seal_value_log", self._seal_value_log),
+            StageRow("stop_pool", self._stop_pool),
+            StageRow("close_tables", self._close_tables),
+            StageRow("stop_oracle", self._stop_oracle),
+            StageRow("close_manifest", self._close_manifest),
+            StageRow("sync_directories", self._sync_directories),
+            StageRow("release_locks", self._release_locks),
+        ]
+
+    def _refuse_calls(self, deadline: Deadline) -> str:
+        del deadline
+        path = self._path
+
+        def refusal() -> ClosedError:
+            return ClosedError(f"{path} is closed")
+
+        self.engine.refusal = refusal
+        if not self._read_only:
+            self._writer.refuse(refusal)
+        ended = 0
+        for item in list(self.engine.open_objects):
+            item.end(refusal)
+            ended += 1
+        return f"{ended} open objects ended" if ended else ""
+
+    def _stop_gc(self, deadline: Deadline) -> str:
+        self._collecting.stopped = True
+        self._scheduler.poke()
+        return self._stop_kind("value_gc", deadline)
+
+    def _stop_kind(self, kind: str, deadline: Deadline) -> str:
+        if self._pool is None:
+            return ""
+        polite = self._pool.stop_kind(kind, deadline.left())
+        return "" if polite else "killed"
+
+    def _drain_writer(self, deadline: Deadline) -> str:
+        del deadline
+        if self._sync is not None:
+            self._sync.stop()
+        if self._writer.failure is not None:
+            return "writing had failed, the logs stay"
+        if self._options.sync != "none":
+            self._writer.sync()
+        return ""
+
+    def _flush_memtables(self, deadline: Deadline) -> str:
+        if self._writer.failure is not None:
+            return "writing had failed, the logs stay"
+        self._flushing.closing = True
+        self._writer.rotate_now()
+        done = self._scheduler.wait_for(
+            lambda: not self._store.view.sealed or bool(self._stuck()), deadline.left()
+        )
+        left = len(self._store.view.sealed)
+        if self._stuck():
+            raise WorkerFailedError(f"{left} logs stay: {self._stuck()}", kind="flusher")
+        if not done:
+            raise TimeoutError(f"{left} logs stay for the next open")
+        return ""
+
+    def _stop_flusher(self, deadline: Deadline) -> str:
+        return self._stop_kind("flusher", deadline)
+
+    def _compact_level_zero(self, deadline: Deadline) -> str | None:
+        if not self._options.compact_l0_on_close:
+            return None
+        self._compacting.level_zero = True
+        if not self._scheduler.wait_for(
+            lambda: not self._store.version.levels[0] or self._compacting.is_idle(), deadline.left()
+        ):
+            raise TimeoutError("L0 is left to the next open")
+        return ""
+
+    def _stop_compactors(self, deadline: Deadline) -> str:
+        if self._pool is not None:
+            self._pool.call_soon(self._compacting.cancel_all)
+        return self._stop_kind("compactor", deadline)
+
+    def _seal_value_log(self, deadline: Deadline) -> str:
+        del deadline
+        writer, store = self._writer, self._store
+        if writer.failure is not None:
+            return "writing had failed, nothing is sealed"
+        for meta in writer.seal_full_values():
+            store.install_sealed_values(meta)
+        values = writer.rotate_values()
+        if values is not None and values.entries:
+            store.install_sealed_values(values.seal())
+        elif values is not None:
+            store.drop_values([values.file_id])
+        store.discard_spares()
+        writer.close_logs()
+        self._drop_empty_log()
+        return ""
+
+    def _drop_empty_log(self) -> None:
+        """Nothing is left in the logs: no log file, and timestamps go on from here."""
+        active, sealed = self._writer.active, self._store.view.sealed
+        if active.log is not None and active.log.records == 0:
+            if not sealed:
+                self._store.note_end(self.engine.oracle.published)
+            active.log.discard()
+        elif active.log is not None:
+            active.log.close()
+
+    def _stop_pool(self, deadline: Deadline) -> str:
+        if self._pool is not None:
+            self._pool.close(deadline.left())
+        return ""
+
+    def _close_tables(self, deadline: Deadline) -> str:
+        del deadline
+        self._store.close_files()
+        return ""
+
+    def _stop_oracle(self, deadline: Deadline) -> str:
+        del deadline
+        return ""
+
+    def _close_manifest(self, deadline: Deadline) -> str:
+        del deadline
+        self._store.close_manifest()
+        return ""
+
+    def _sync_directories(self, deadline: Deadline) -> str:
+        del deadline
+        for directory in self._directories:
+            directory.sync()
+        return ""
+
+    def _release_locks(self, deadline: Deadline) -> str:
+        del deadline
+        for lock in reversed(self._locks):
+            lock.release()
+        for directory in self._directories:
+            directory.close()
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+        return ""
+
+    def forget_in_child(self) -> None:
+        """After fork: this copy is dead. Close the inherited lock, touch nothing else."""
+        self._forked = True
+        path = self._path
+        self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
+        if self._pool is not None:
+            self._pool.forget()
+        for directory in self._directories:
+            with contextlib.suppress(OSError):
+                directory.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python supervisor.py serve DIR ...`: the command line, with signals wired to a staged
+    stop.
+    """
+    from meles.engine.cli.main import main as command_line
+
+    return command_line(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
