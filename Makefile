@@ -1,0 +1,67 @@
+# make run    what Meles does, on real data, in a few minutes
+# make test   the tests
+# Everything else is below. Needs python3 >= 3.11 with venv and pip; the rest is set up here.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP ?= $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+JOBS ?= 2
+ARGS ?=
+
+PY := $(VENV)/bin/python
+CODECS := snappy,lz4,zstd
+
+.PHONY: run test test-long check types bench clean distclean
+
+run: $(VENV)/.stamp-run
+	$(PY) benchmarks/main_job.py $(ARGS)
+
+test: $(VENV)/.stamp-test
+	$(PY) -m pytest -n $(JOBS) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.stamp-test
+	$(PY) -m pytest -n $(JOBS) -m long --timeout 1800 $(ARGS)
+
+check: $(VENV)/.stamp-dev types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest -q tests/structure
+
+# The repository root is the package, so the checker needs a folder that holds it under its name.
+types: $(VENV)/.stamp-dev .mypy_pkg/meles
+	cd .mypy_pkg && $(abspath $(PY)) -m mypy --config-file ../pyproject.toml -p meles
+
+bench: $(VENV)/.stamp-bench
+	$(PY) benchmarks/compare.py $(ARGS)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Meles needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-run: pyproject.toml | $(PY)
+	$(PIP) install -e .
+	touch $@
+
+$(VENV)/.stamp-test: pyproject.toml | $(PY)
+	$(PIP) install -e '.[test,$(CODECS)]'
+	touch $@ $(VENV)/.stamp-run
+
+$(VENV)/.stamp-dev: pyproject.toml | $(PY)
+	$(PIP) install -e '.[test,dev,$(CODECS)]'
+	touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-run
+
+$(VENV)/.stamp-bench: pyproject.toml | $(PY)
+	$(PIP) install -e '.[bench,$(CODECS)]'
+	touch $@ $(VENV)/.stamp-run
+
+.mypy_pkg/meles:
+	mkdir -p .mypy_pkg
+	ln -sfn .. $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache .mypy_pkg
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,81 @@
+"""Fixtures for every test, hypothesis profiles, and the guard against what tests leave behind.
+
+Helpers live in `tests/support`, which pyproject.toml puts on the path: test files import them by their
+plain names (`from fault_fs import FaultDisk`). Test files import nothing from each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_fs import FaultDisk
+from hypothesis import HealthCheck, settings
+from leaks import Held, assert_nothing_left
+from meles.engine.fs.files import Directory
+
+GUARDED = ("tests/process", "tests/workers")
+
+settings.register_profile(
+    "quick",
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long",
+    max_examples=1000,
+    stateful_step_count=100,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("MELES_TEST_PROFILE", "quick"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "leak_guard: fails when a process, a descriptor or a thread of Meles outlives the test; "
+        f"set for all tests in {' and '.join(GUARDED)}",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parents[1]
+    guarded = tuple(root / folder for folder in GUARDED)
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in guarded):
+            item.add_marker(pytest.mark.leak_guard)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before and so torn down after the test's other fixtures."""
+    if request.node.get_closest_marker("leak_guard") is None:
+        yield
+        return
+    before = Held.now()
+    yield
+    assert_nothing_left(before)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Directory]:
+    """An open, empty directory."""
+    path = tmp_path / "db"
+    path.mkdir(mode=0o700)
+    with Directory(str(path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fault_disk() -> Iterator[FaultDisk]:
+    """A disk that everything opens its directories on for the length of the test."""
+    with FaultDisk().installed() as disk:
+        yield disk
