@@ -19,11 +19,12 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ from meles.workers.parent.stages import Deadline, StageRow, run_stages
 if TYPE_CHECKING:
     from meles.workers.parent.protocol import Pool
 
-# -- opening ----
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _start_workers(opening: Opening) -> None:
@@ -454,6 +455,29 @@ class Supervisor:
         for directory in self._directories:
             with contextlib.suppress(OSError):
                 directory.close()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[int]:
+    """While inside, SIGTERM, SIGINT and SIGHUP become bytes in a pipe; its read end is given.
+
+    Handlers only write that byte: all handling happens in whoever reads it.
+    """
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def note(number: int, frame: object) -> None:
+        del number, frame
+        with contextlib.suppress(BlockingIOError):
+            os.write(write_fd, b"s")
+
+    before = {number: signal.signal(number, note) for number in _STOP_SIGNALS}
+    try:
+        yield read_fd
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read_fd)
+        os.close(write_fd)
 
 
 def main(argv: list[str] | None = None) -> int:

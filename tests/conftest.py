@@ -1,7 +1,7 @@
 """Fixtures for every test, hypothesis profiles, and the guard against what tests leave behind.
 
-Helpers live in `tests/support`, which pyproject.toml puts on the path: test files import them by their
-plain names (`from fault_fs import FaultDisk`). Test files import nothing from each other.
+Helpers live in `tests/support`, which pyproject.toml puts on the path: test files import them by
+their plain names (`from fault_fs import FaultDisk`). Test files import nothing from each other.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Ingest:
                 stop = count
             except REFUSALS as error:
                 stop = count - operator.length_hint(keys) - 1
-                refused = BadRecord(source.name, chunk.lines[stop], error.message)
+                refused = BadRecord(source.name, chunk.lines[stop], str(error))
             self.report.tally.records += stop - start
             if stop > start:
                 self._loose_last = (source.name, chunk.lines[stop - 1])

@@ -201,7 +201,7 @@ class Service:
                 too_big = isinstance(error, meles.TransactionTooBigError)
                 if too_big and self._fits(key, chunk.values[at]):
                     raise
-                refused.append(BadRecord(intake.source.name, chunk.lines[at], error.message))
+                refused.append(BadRecord(intake.source.name, chunk.lines[at], str(error)))
                 if not self._settings.skip:
                     return at, refused
         count = len(chunk.keys) - len(refused)

@@ -127,7 +127,9 @@ def _line_chunks(source: Source) -> Generator[Chunk, None, None]:
             lines = splitter.feed(data)
             yield from records.chunks(lines, number)
             number += len(lines)
-        yield from records.chunks(splitter.finish(), number)
+        for chunk in records.chunks(splitter.finish(), number):
+            chunk.size -= 1  # no newline ended this one
+            yield chunk
 
 
 class _CountedLines:

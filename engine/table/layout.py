@@ -53,8 +53,7 @@ assert BLOCK_HEAD.size == BLOCK_HEAD_BYTES, "FORMAT.md says 16"  # noqa: S101
 assert PAYLOAD_HEAD.size == PAYLOAD_HEAD_BYTES, "FORMAT.md says 24"  # noqa: S101
 assert BLOOM_HEAD.size == BLOOM_HEAD_BYTES, "FORMAT.md says 16"  # noqa: S101
 assert INDEX_HEAD.size == INDEX_HEAD_BYTES, "FORMAT.md says 8"  # noqa: S101
-assert FOOTER.size + FOOTER_CRC.size + len(FOOTER_MAGIC) == FOOTER_BYTES, "FORMAT.md says 64"  #
-noqa: S101
+assert FOOTER.size + FOOTER_CRC.size + len(FOOTER_MAGIC) == FOOTER_BYTES, "FORMAT says 64"  # noqa: S101
 
 
 class Section(NamedTuple):
@@ -122,6 +121,6 @@ def decode_footer(data: bytes, seed: int, file_id: int, file_size: int, path: st
     ends = (footer.bloom.end, footer.index.end, footer.properties.end)
     if ends != (footer.index.offset, footer.properties.offset, at) or numbers[11]:
         raise damaged("sections do not join")
-    if footer.bloom.offset <= BLOCKS_OFFSET or footer.blocks < 1:
+    if footer.blocks < 1:
         raise damaged("there are no blocks")
     return footer

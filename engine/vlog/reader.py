@@ -72,6 +72,14 @@ def check_header(data: bytes, file_id: int, path: str) -> FileHeader:
     return header
 
 
+def unsealed_header(file: File, file_id: int, path: str) -> FileHeader:
+    """The header; the one it was to have if it was never written (nothing, or zeros, is there)."""
+    data = file.pread(HEADER_BYTES, 0)
+    if len(data) < HEADER_BYTES or not any(data):
+        return FileHeader(MAGIC_VLOG, file_id)
+    return check_header(data, file_id, path)
+
+
 def read_trailer(file: File, size: int, seed: int, path: str) -> Trailer:
     data = file.pread(TRAILER_BYTES, max(size - TRAILER_BYTES, 0))
     return decode_trailer(data, seed, size, path)
@@ -153,13 +161,15 @@ class ValueLogFile:
 
     def _open(self, file: File) -> None:
         size = file.size()
-        seed = check_header(file.pread(HEADER_BYTES, 0), self.file_id, self.path).seed
         if not self.meta.sealed:
+            unsealed_header(file, self.file_id, self.path)
+            size = max(size, HEADER_BYTES)
             if self.meta.size > size:
                 raise self._mismatch(f"file has {size} bytes, entries end at {self.meta.size}")
             self._end = self.meta.size or size
             self._file = file
             return
+        seed = check_header(file.pread(HEADER_BYTES, 0), self.file_id, self.path).seed
         if size != self.meta.size:
             raise self._mismatch(f"file has {size} bytes, the MANIFEST says {self.meta.size}")
         trailer = read_trailer(file, size, seed, self.path)

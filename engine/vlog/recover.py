@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader
+from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.files import Directory, File
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.manifest.version import VlogMeta
 from meles.engine.vlog.layout import ENTRY_BYTES, Trailer
-from meles.engine.vlog.reader import check_header, open_vlog, read_trailer
+from meles.engine.vlog.reader import open_vlog, read_trailer, unsealed_header
 from meles.engine.vlog.scan import Walk, walk
 
 
@@ -58,7 +58,7 @@ def recover_tail(directory: Directory, file_id: int, start: int = HEADER_BYTES) 
     path = directory.join(file_name(Kind.VLOG, file_id))
     with open_vlog(directory, file_id) as file:
         size = file.size()
-        stop = _data_end(file, size, _header(file, file_id, path).seed, path)
+        stop = _data_end(file, size, unsealed_header(file, file_id, path).seed, path)
         sealed = stop < size
         if stop <= HEADER_BYTES:
             cut = 0 if sealed else max(size - HEADER_BYTES, 0)
@@ -93,7 +93,7 @@ def seal_recovered(
     """
     path = directory.join(file_name(Kind.VLOG, file_id))
     with open_vlog(directory, file_id, write=True) as file:
-        header = _header(file, file_id, path)
+        header = unsealed_header(file, file_id, path)
         size = file.size()
         if not HEADER_BYTES <= end <= max(size, HEADER_BYTES):
             raise InvariantError(f"{path} of {size} bytes cannot be sealed at {end}")
@@ -107,14 +107,6 @@ def seal_recovered(
         file.pwrite(trailer.encode(header.seed), end)
         file.sync()
     return VlogMeta(file_id, (file_id,), True, trailer.file_size, entries)
-
-
-def _header(file: File, file_id: int, path: str) -> FileHeader:
-    """The header; the one it was to have if it was never written."""
-    data = file.pread(HEADER_BYTES, 0)
-    if len(data) < HEADER_BYTES or not any(data):
-        return FileHeader(MAGIC_VLOG, file_id)
-    return check_header(data, file_id, path)
 
 
 def _data_end(file: File, size: int, seed: int, path: str) -> int:

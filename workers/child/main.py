@@ -33,6 +33,7 @@ def main(argv: Sequence[str], make: MakeRun | None = None) -> None:
         role, _name, parent, descriptors = argv
         tie_to_parent(int(parent))
         faulthandler.enable()
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         fds = [int(part) for part in descriptors.split(",")]
         check_descriptors(pipes=fds[:3], directories=fds[3:])
 
@@ -42,8 +43,8 @@ def main(argv: Sequence[str], make: MakeRun | None = None) -> None:
         pilot, channel, run = boot(role, int(parent), fds, make or make_run)
         code = EXIT_INTERNAL
         code = do_jobs(pilot, channel, run)
-    except BaseException:  # noqa: BLE001 - the reason goes to the log pipe, the exit code tells
-    the rest     traceback.print_exc()
+    except BaseException:  # noqa: BLE001 - the reason goes to the log, the exit code tells the rest
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     leave(code)

@@ -171,6 +171,7 @@ def spawn(
             close_fds=True,
             pass_fds=fds,
             start_new_session=True,
+            cwd="/",
             env=child_environment(os.environ),
         )
         child = ChildProcess(popen, jobs_write, answers_read, log_read)

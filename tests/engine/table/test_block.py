@@ -154,6 +154,36 @@ def test_hostile_payloads_raise_nothing_but_corruption(data: st.DataObject) -> N
         use(bytes(raw[:cut]))
 
 
+@pytest.mark.parametrize(
+    ("at", "change"),
+    [
+        (0, b"\0\0\0\0"),  # no entries
+        (0, b"\xff\xff\xff\xff"),  # more than there is room for
+        (4, b"\x40\0"),  # an unknown flag
+        (6, b"\1\0"),  # reserved
+        (24 + 2 * 8 + 2 * 4, b"\1"),  # keys end too early
+        (24 + 2 * 8 + 5 * 4, b"\2"),  # values end too early
+    ],
+)
+def test_header_and_ends_are_checked(at: int, change: bytes) -> None:
+    columns = in_order([(b"a", 1, 0, 0, b"xy"), (b"b", 1, 0, 0, b"z")])
+    raw = bytearray(encode_block(columns, 0, 2))
+    raw[at : at + len(change)] = change
+    with pytest.raises(CorruptionError):
+        Block(bytes(raw))
+
+
+@pytest.mark.parametrize("size", [0, 23, 24, 50])
+def test_short_payload(size: int) -> None:
+    with pytest.raises(CorruptionError):
+        Block(encode_block(one(value=b"value"), 0, 1)[:size])
+
+
+def test_bytes_behind_the_values_are_damage() -> None:
+    with pytest.raises(CorruptionError, match="do not fill"):
+        Block(encode_block(one(), 0, 1) + b"x")
+
+
 @pytest.mark.parametrize("value_offsets", [[0, 9, 3], [0, 4, 3], [1, 2, 3]])
 def test_value_offsets_out_of_order_are_damage(value_offsets: list[int]) -> None:
     columns = in_order([(b"a", 1, 0, 0, b"xy"), (b"b", 1, 0, 0, b"z")])

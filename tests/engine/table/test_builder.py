@@ -78,8 +78,8 @@ def test_pending_entries_survive_many_cuts(
 ) -> None:
     """More data than one batch of blocks and one write, in adds that end anywhere."""
     columns = plain(20_000, b"x" * 90)
-    build(columns, batch=777)
-    assert open_table().verify()[1] == 20_000
+    built = build(columns, batch=777)
+    assert open_table(crc=built.crc).verify()[1] == 20_000
     got = Columns()
     for part in open_table().scan():
         got.extend(part)
@@ -108,15 +108,31 @@ def test_cut_between_versions_of_a_key(build: Build, open_table: Open) -> None:
     assert open_table().verify() == (8000, 8000)
 
 
+def test_older_version_as_first_of_a_batch(build: Build) -> None:
+    """Large values: each add but the first cuts, and what is left over is one entry."""
+    columns = Columns()
+    for key, version in ((b"a", 2), (b"a", 1), (b"b", 1), (b"c", 1)):
+        columns.append(key, version, 0, 0, b"v" * 300_000)
+    assert build(columns, batch=1).meta.stale_bytes == 1 + 300_000 + 16
+
+
+def test_filter_has_room_for_keys_not_versions(build: Build) -> None:
+    count = 5000
+    zeros = [0] * count
+    columns = Columns([b"k"] * count, list(range(count, 0, -1)), zeros, zeros, [b""] * count)
+    with_filter = build(columns, table_id=1)
+    without = build(columns, table_id=2, bloom_false_positive=0.0)
+    assert 0 < with_filter.size - without.size < 256
+
+
 @pytest.mark.parametrize("block_size", [256, 4096, 65536])
 def test_blocks_end_with_the_entry_that_fills_them(
     build: Build, open_table: Open, plain: Callable[..., Columns], block_size: int
 ) -> None:
-    build(plain(5000), block_size=block_size)
+    build(plain(5000, b"four"), block_size=block_size)
     table = open_table()
-    each = 12 + 5 + 16
-    expected = -(-block_size // each)
-    assert set(table.index.entries[:-1]) == {expected}
+    each = 12 + 4 + 16
+    assert set(table.index.entries[:-1]) == {block_size // each}
     assert sum(table.index.entries) == 5000
 
 

@@ -230,12 +230,50 @@ def test_hostile_footer(
     refuses(directory, with_footer(whole, **changes), sample.slice(0, 30), "table footer")
 
 
+@pytest.mark.parametrize("at", [48, 51])
+def test_reserved_bytes_of_the_footer(
+    directory: Directory, whole: bytes, sample: Columns, at: int
+) -> None:
+    fixed = bytearray(whole[-FOOTER_BYTES:][:52])
+    fixed[at] = 1
+    data = whole[:-FOOTER_BYTES] + fixed + crc32c(fixed, SEED).to_bytes(4, "little") + b"MELESEND"
+    refuses(directory, data, sample.slice(0, 30), "table footer")
+
+
+@pytest.mark.parametrize("at", [4, 5, 7, 8, 15, 16])
+def test_header_and_padding_of_the_filter(
+    directory: Directory, whole: bytes, sample: Columns, at: int
+) -> None:
+    place = footer_of(whole).bloom
+    filtered = bytearray(whole[place.offset : place.end])
+    filtered[at] = 9
+    data = with_section(whole, "bloom", bytes(filtered))
+    refuses(directory, data, sample.slice(0, 30), "table filter")
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 1 << 20, 0xFFFFFFFF])
 def test_wrong_number_of_blocks(
     directory: Directory, whole: bytes, sample: Columns, blocks: int
 ) -> None:
     data = with_footer(whole, blocks=blocks)
     refuses(directory, data, sample.slice(0, 30), "table index")
+
+
+def first_block(directory: Directory) -> tuple[int, int]:
+    with Table(directory, 1) as table:
+        return table.index.offsets[0], table.index.sizes[0]
+
+
+def test_stored_length_against_the_index(
+    directory: Directory, whole: bytes, sample: Columns
+) -> None:
+    data = bytearray(whole)
+    offset, size = first_block(directory)
+    wrong = size - BLOCK_HEAD.size + 5
+    data[offset : offset + 4] = wrong.to_bytes(4, "little")
+    crc = crc32c(bytes(data[offset + 8 : offset + size]), place_seed(SEED, offset, wrong))
+    data[offset + 4 : offset + 8] = crc.to_bytes(4, "little")
+    refuses(directory, bytes(data), sample.slice(0, 30), "table block")
 
 
 def reseal(data: bytearray, offset: int, size: int) -> None:
@@ -253,8 +291,7 @@ def test_hostile_block_header(
     directory: Directory, whole: bytes, sample: Columns, raw_len: int | None, codec: int
 ) -> None:
     data = bytearray(whole)
-    with Table(directory, 1) as table:
-        offset, size = table.index.offsets[0], table.index.sizes[0]
+    offset, size = first_block(directory)
     if raw_len is not None:
         data[offset + 8 : offset + 12] = raw_len.to_bytes(4, "little")
     data[offset + 12] = codec

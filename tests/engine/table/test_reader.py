@@ -109,6 +109,40 @@ def test_batches_belong_to_the_caller(build: Build, open_table: Open, sample: Co
     assert next(table.scan()).keys[0] == key
 
 
+def test_a_scan_reads_only_the_blocks_of_its_range(
+    directory: Directory, build: Build, open_table: Open, sample: Columns
+) -> None:
+    """First and last block are damaged; scans between them do not notice."""
+    build(sample, block_size=700)
+    table = open_table()
+    offsets, keys = table.index.offsets, table.index.last_keys
+    with directory.open("000001.sst", write=True) as file:
+        for offset in (offsets[0], offsets[-1]):
+            file.pwrite(b"\xff" * 8, offset)
+    start, stop = keys[0] + b"\0", keys[-2]
+    expected = between(sample, start, stop)
+    assert joined(table.scan(start, stop)) == expected
+    assert joined(iter(list(table.scan_reverse(start, stop))[::-1])) == expected
+    for scan in (table.scan(None, stop), table.scan_reverse(start, None)):
+        with pytest.raises(CorruptionError):
+            next(scan)
+
+
+def test_a_block_in_use_stays_in_a_small_cache(
+    build: Build, open_table: Open, plain: Callable[..., Columns]
+) -> None:
+    columns = plain(5000)
+    build(columns, block_size=512)
+    cache = BlockCache(20_000)
+    table = open_table(cache=cache)
+    table.get(columns.keys[0], 1)
+    for key in columns.keys[100::20]:
+        before = cache.stats().misses
+        table.get(columns.keys[0], 1)
+        assert cache.stats().misses == before, "the first block was evicted"
+        table.get(key, 1)
+
+
 def test_pointers(build: Build, open_table: Open, sample: Columns) -> None:
     build(sample, block_size=700)
     table = open_table()

@@ -273,12 +273,12 @@ def held(directory: Path) -> list[str]:
 
 def test_nothing_outlives_its_file(directory: Directory, tmp_path: Path) -> None:
     meta = sealed(directory)
-    (tmp_path / "000002.vlog").write_bytes(b"damaged")
+    (tmp_path / "000002.vlog").write_bytes(b"damaged" * 20)
     files = [ValueLogFile(directory, meta), ValueLogFile(directory, VlogMeta(1, (1,)))]
     assert len(held(tmp_path)) == 3  # a mapping, the descriptor it keeps, an unsealed file
     for kind in (True, False):
         with pytest.raises(Error):
-            ValueLogFile(directory, VlogMeta(2, (2,), kind, 7, 0))
+            ValueLogFile(directory, VlogMeta(2, (2,), kind, 140, 0))
     del files
     assert held(tmp_path) == []
 

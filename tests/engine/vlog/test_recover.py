@@ -291,6 +291,9 @@ def test_a_file_that_was_never_synced_holds_nothing(
     (tmp_path / Q).write_bytes(content)
     cut = max(0, len(content) - 64)
     assert recover_tail(directory, 1) == Recovered(64, 0, cut, 64, 0)
+    file = ValueLogFile(directory, VlogMeta(1, (1,), size=64))  # as a read-only owner has it
+    assert file.verify() == 0
+    file.close()
     file = ValueLogFile(directory, seal_recovered(directory, 1, 64, 0))
     assert file.verify() == 0
     file.close()

@@ -1,0 +1,108 @@
+"""When a worker starts again: policy only, with a clock and dice of our own."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meles.workers.parent.restart import (
+    BURST,
+    BURST_SECONDS,
+    FIRST_GAP,
+    HEALTHY_AFTER,
+    JITTER,
+    LONGEST_GAP,
+    Restarts,
+    Silence,
+)
+
+MIDDLE = 0.5  # of the dice: no jitter
+
+
+def dies_at_once(restarts, now, times, dice=MIDDLE):
+    """A worker that gets ready and dies without a pause, `times` times; the gaps."""
+    gaps = []
+    for _ in range(times):
+        restarts.ready(now)
+        gaps.append(restarts.died(now, dice))
+        now += gaps[-1]
+    return gaps
+
+
+def test_the_first_restart_is_immediate_and_then_gaps_double():
+    assert dies_at_once(Restarts(), 100.0, 5) == [0.0, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_gaps_end_at_thirty_seconds():
+    assert dies_at_once(Restarts(), 0.0, 40)[-20:] == [LONGEST_GAP] * 20
+
+
+def test_never_more_than_five_restarts_in_ten_seconds():
+    restarts, now, starts = Restarts(), 0.0, []
+    for _ in range(30):
+        restarts.ready(now)
+        now += restarts.died(now, 0.0)
+        starts.append(now)
+    for first, sixth in zip(starts, starts[BURST:], strict=False):
+        assert sixth - first >= BURST_SECONDS - 1e-9
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_jitter_is_a_fifth_either_way(dice):
+    gap = dies_at_once(Restarts(), 0.0, 2, dice)[1]
+    assert FIRST_GAP * (1 - JITTER) <= gap <= FIRST_GAP * (1 + JITTER)
+
+
+def test_a_minute_of_health_makes_it_new():
+    restarts = Restarts()
+    dies_at_once(restarts, 0.0, 4)
+    restarts.ready(50.0)
+    assert restarts.died(50.0 + HEALTHY_AFTER - 1, MIDDLE) > 0
+    restarts.ready(200.0)
+    assert restarts.died(200.0 + HEALTHY_AFTER, MIDDLE) == 0.0
+    assert not restarts.worrying
+
+
+def test_three_failures_to_boot_are_given_up_on_and_tried_slowly():
+    restarts = Restarts()
+    assert restarts.died(0.0, MIDDLE) == 0.0
+    assert restarts.died(1.0, MIDDLE) == FIRST_GAP
+    assert not restarts.gave_up
+    assert restarts.died(2.0, MIDDLE) == LONGEST_GAP
+    assert restarts.gave_up
+    restarts.ready(40.0)
+    assert not restarts.gave_up
+
+
+def test_deaths_after_boot_are_no_boot_failures():
+    restarts = Restarts()
+    dies_at_once(restarts, 0.0, 10)
+    assert not restarts.gave_up
+    assert restarts.worrying
+
+
+def test_silence_counts_from_the_last_word():
+    silence = Silence(2.0)
+    assert not silence.silent(11.9, 10.0)
+    assert silence.silent(12.0, 10.0)
+
+
+def test_a_beating_worker_may_be_without_progress_for_longer():
+    silence = Silence(2.0)
+    assert not silence.stuck(17.9, 10.0)
+    assert silence.stuck(18.0, 10.0)
+    assert silence.next_look(10.0, None) == 12.0
+    assert silence.next_look(17.0, 10.0) == 18.0
+
+
+@pytest.mark.parametrize(("late", "slept"), [(0.0, False), (0.9, False), (1.1, True), (60, True)])
+def test_who_slept_itself_does_not_judge(late, slept):
+    silence = Silence(2.0)
+    silence.look_at = 50.0
+    assert silence.slept(50.0 + late) is slept
+
+
+def test_sleep_is_forgiven_once():
+    silence = Silence(2.0)
+    silence.look_at = 50.0
+    assert silence.slept(60.0)
+    assert not silence.slept(60.0)
