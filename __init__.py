@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from meles.engine.db import DB
     from meles.engine.options import Options
     from meles.engine.reports import CloseReport, GCReport, Health, Size, Stage, Stats, VerifyReport
+    from meles.engine.subscribe import Change, Subscription
     from meles.engine.txn.batch import WriteBatch
     from meles.engine.txn.cursor import Item
+    from meles.engine.txn.merge import MergeOperator
+    from meles.engine.txn.sequence import Sequence
     from meles.engine.txn.txn import Txn
     from meles.engine.worker_info import WorkerInfo
 
@@ -69,7 +72,11 @@ _LAZY = {
     "Stats": "meles.engine.reports",
     "VerifyReport": "meles.engine.reports",
     "WorkerInfo": "meles.engine.worker_info",
+    "Change": "meles.engine.subscribe",
     "Item": "meles.engine.txn.cursor",
+    "MergeOperator": "meles.engine.txn.merge",
+    "Sequence": "meles.engine.txn.sequence",
+    "Subscription": "meles.engine.subscribe",
     "Txn": "meles.engine.txn.txn",
     "WriteBatch": "meles.engine.txn.batch",
 }
@@ -109,11 +116,43 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "BannedKeyError", "ClosedError", "CloseReport", "ConfigError", "ConflictError",
-    "CorruptionError", "DB", "DirectoryMissingError", "DiskFullError", "EncryptionKeyError",
-    "Error", "ForkedHandleError", "FormatVersionError", "GCReport", "Health", "InvalidKeyError",
-    "Item", "KeyNotFoundError", "LockedError", "Options", "PermissionsError", "ReadOnlyError",
-    "Size", "Stage", "Stats", "StoreFailedError", "TransactionFinishedError",
-    "TransactionTooBigError", "Txn", "VerifyReport", "WorkerFailedError", "WorkerInfo",
-    "WriteBatch", "WriteStallError", "open",
-]  # fmt: skip
+    "BannedKeyError",
+    "Change",
+    "CloseReport",
+    "ClosedError",
+    "ConfigError",
+    "ConflictError",
+    "CorruptionError",
+    "DB",
+    "DirectoryMissingError",
+    "DiskFullError",
+    "EncryptionKeyError",
+    "Error",
+    "ForkedHandleError",
+    "FormatVersionError",
+    "GCReport",
+    "Health",
+    "InvalidKeyError",
+    "Item",
+    "KeyNotFoundError",
+    "LockedError",
+    "MergeOperator",
+    "Options",
+    "PermissionsError",
+    "ReadOnlyError",
+    "Sequence",
+    "Size",
+    "Stage",
+    "Stats",
+    "StoreFailedError",
+    "Subscription",
+    "TransactionFinishedError",
+    "TransactionTooBigError",
+    "Txn",
+    "VerifyReport",
+    "WorkerFailedError",
+    "WorkerInfo",
+    "WriteBatch",
+    "WriteStallError",
+    "open",
+]

@@ -19,12 +19,11 @@ import atexit
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -63,12 +62,13 @@ from meles.engine.reports import CloseReport, GCReport, Health, Recovery, Stats
 from meles.engine.stats import NO_SUMS, Sums, make_stats
 from meles.engine.worker_info import WorkerInfo
 from meles.engine.writer import Writer
+from meles.workers.parent.signals import stop_signals
 from meles.workers.parent.stages import Deadline, StageRow, run_stages
+
+__all__ = ["OPEN_STEPS", "Supervisor", "main", "open_db", "stop_signals"]
 
 if TYPE_CHECKING:
     from meles.workers.parent.protocol import Pool
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _start_workers(opening: Opening) -> None:
@@ -166,11 +166,18 @@ class Supervisor:
         if not self._read_only:
             writer = Writer(engine.store, engine.oracle, opening.options, self._scheduler.poke)
             engine.writer = writer
+            engine.publisher.on_change = self._subscriptions_changed
             self._writer = writer
             args = (opening.options, self._scheduler)
             self._flushing = Flushing(engine.store, writer, *args)
             self._compacting = Compacting(engine.store, engine.oracle, *args)
             self._collecting = Collecting(engine.store, writer, *args)
+
+    def _subscriptions_changed(self, any_left: bool) -> None:
+        """Hook the publisher in only while somebody listens: hooks cost every commit."""
+        publisher = self.engine.publisher
+        self._writer.before_commit = [publisher.hold_back] if any_left else []
+        self._writer.after_commit = [publisher.publish] if any_left else []
 
     def _on_fatal(self, error: Exception) -> None:
         self._writer.fail(error)
@@ -246,6 +253,11 @@ class Supervisor:
 
     def gc(self, discard_ratio: float, timeout: float | None) -> GCReport:
         return self._collecting.request(discard_ratio, timeout)
+
+    def purge(self) -> None:
+        """After a drop: get what is in memory onto tables, where compaction purges it."""
+        self._writer.rotate_now()
+        self._scheduler.poke()
 
     def workers(self) -> list[WorkerInfo]:
         return self._pool.infos() if self._pool is not None else []
@@ -455,29 +467,6 @@ class Supervisor:
         for directory in self._directories:
             with contextlib.suppress(OSError):
                 directory.close()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[int]:
-    """While inside, SIGTERM, SIGINT and SIGHUP become bytes in a pipe; its read end is given.
-
-    Handlers only write that byte: all handling happens in whoever reads it.
-    """
-    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def note(number: int, frame: object) -> None:
-        del number, frame
-        with contextlib.suppress(BlockingIOError):
-            os.write(write_fd, b"s")
-
-    before = {number: signal.signal(number, note) for number in _STOP_SIGNALS}
-    try:
-        yield read_fd
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(read_fd)
-        os.close(write_fd)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from meles.engine.errors import (
     KeyNotFoundError,
     TransactionTooBigError,
 )
+from meles.engine.manifest.edit import Edit
 from meles.engine.options import Options
 from meles.engine.reports import (
     CloseReport,
@@ -38,6 +39,7 @@ from meles.engine.reports import (
     TableInfo,
     VerifyReport,
 )
+from meles.engine.subscribe import Subscription, make_matcher, parse_ignore
 from meles.engine.txn.batch import WriteBatch
 from meles.engine.txn.cursor import SHAPE_ITEM, SHAPE_KEY, SHAPE_PAIR, SHAPE_VALUE, Cursor, Item
 from meles.engine.txn.entries import (
@@ -49,10 +51,13 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
+from meles.engine.txn.merge import Fold, MergeOperator
+from meles.engine.txn.sequence import Sequence
 from meles.engine.txn.txn import Txn, entry_size, make_scan
 from meles.engine.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import TracebackType
 
 T = TypeVar("T")
@@ -72,6 +77,7 @@ class Control(Protocol):
     def stats(self) -> Stats: ...
     def workers(self) -> list[WorkerInfo]: ...
     def health(self) -> Health: ...
+    def purge(self) -> None: ...
     def close(self, timeout: float | None) -> CloseReport: ...
 
 
@@ -251,13 +257,89 @@ class DB:
             )
         return self._track(WriteBatch(self._engine, at=at))
 
+    def sequence(self, key: BytesLike, bandwidth: int = 100) -> Sequence:
+        """Numbers that never repeat, `bandwidth` leased at a time under `key`."""
+        self._check_unmanaged()
+        return Sequence(self._engine, self.transact, key, bandwidth)
+
+    def merge_operator(
+        self, key: BytesLike, fn: Fold, *, every: float | timedelta = 1.0
+    ) -> MergeOperator:
+        """Operands under `key`, folded by `fn(existing, new)` every so many seconds."""
+        self._check_unmanaged()
+        return self._track(MergeOperator(self._engine, self.update, key, fn, every=every))
+
+    def _check_unmanaged(self) -> None:
+        self._engine.check_writable()
+        if self._engine.options.managed:
+            raise Error("not in managed mode", hint="open without managed=True")
+
+    def subscribe(
+        self,
+        *prefixes: BytesLike,
+        ignore: str = "",
+        queue: int = 1000,
+        on_overflow: str = "block",
+    ) -> Subscription:
+        """Changes under any of the prefixes (none: all) in commit order, from now on.
+
+        `ignore` names positions of the prefixes that match any byte, such as "0-3,7". When more
+        than
+        `queue` changes wait, writers wait too ("block"), changes are left out ("drop"), or this
+        subscriber gets `WriteStallError` ("raise").
+        """
+        self._engine.check_open()
+        wanted = [as_bytes(prefix, "prefix") for prefix in prefixes]
+        subscription = Subscription(
+            make_matcher(wanted, parse_ignore(ignore)),
+            queue=queue,
+            on_overflow=on_overflow,
+            on_close=self._engine.publisher.remove,
+        )
+        self._engine.publisher.add(subscription)
+        return self._track(subscription)
+
+    # -- dropping and banning --------------------------------------------------------------------
+
+    def drop_prefix(self, *prefixes: BytesLike) -> None:
+        """Remove every key with one of the prefixes, at once; space follows in the background.
+
+        Readers are never blocked, and those that began before still see the data. Killed half way,
+        it is either done or not.
+        """
+        if not prefixes:
+            raise ValueError("drop_prefix() takes at least one prefix; drop_all() takes none")
+        wanted = tuple(as_bytes(prefix, "prefix") for prefix in prefixes)
+        self._engine.check_writable().commit_drop(wanted)
+        self._control.purge()
+
+    def drop_all(self) -> None:
+        """Remove everything. As `drop_prefix`; timestamps and options stay."""
+        self._engine.check_writable().commit_drop((b"",))
+        self._control.purge()
+
+    def ban_namespace(self, n: int) -> None:
+        """Make every key of a namespace unreadable and unwritable, for good."""
+        self._engine.check_writable()
+        if self._engine.options.namespace_offset < 0:
+            raise Error("there are no namespaces", hint="open with namespace_offset=0 or more")
+        if type(n) is not int or not 0 <= n < 1 << 64:
+            raise ValueError(f"namespace {n!r}: a whole number below 2**64")
+        self._store.commit_edit(Edit(ban=(n,)))
+
+    def banned_namespaces(self) -> list[int]:
+        """The namespaces banned so far, ascending."""
+        self._engine.check_open()
+        return list(self._store.version.banned)
+
     # -- iterating -------------------------------------------------------------------------------
 
     def _cursor(self, shape: str, prefix: BytesLike, wanted: dict[str, Any]) -> Cursor[Any]:
         engine = self._engine
         engine.check_open()
         view = self._store.view
-        plan = make_scan(view, self._oracle.published, shape, prefix=prefix, **wanted)
+        offset = engine.options.namespace_offset
+        plan = make_scan(view, self._oracle.published, shape, offset, prefix=prefix, **wanted)
         cursor: Cursor[Any] = Cursor(view, plan)
         engine.open_objects.add(cursor)
         return cursor

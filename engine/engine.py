@@ -12,11 +12,11 @@ from typing import Any
 
 from meles.engine.errors import BannedKeyError, ReadOnlyError
 from meles.engine.options import Options
+from meles.engine.read_view import NAMESPACE_BYTES
 from meles.engine.store import Store
+from meles.engine.subscribe import Publisher
 from meles.engine.txn.oracle import Oracle
 from meles.engine.writer import Writer
-
-_NAMESPACE_BYTES = 8
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Engine:
     writer: Writer | None
     refusal: Callable[[], Exception] | None = None
     open_objects: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    publisher: Publisher = field(default_factory=Publisher)
 
     def check_open(self) -> None:
         if self.refusal is not None:
@@ -46,8 +47,8 @@ class Engine:
     def check_namespace(self, key: bytes) -> None:
         """`BannedKeyError` when the key's namespace is banned. Keys too short have none."""
         offset = self.options.namespace_offset
-        if offset >= 0 and len(key) > offset + _NAMESPACE_BYTES:
-            number = int.from_bytes(key[offset : offset + _NAMESPACE_BYTES], "big")
+        if offset >= 0 and len(key) > offset + NAMESPACE_BYTES:
+            number = int.from_bytes(key[offset : offset + NAMESPACE_BYTES], "big")
             if number in self.store.version.banned:
                 raise BannedKeyError(f"namespace {number} is banned")
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.ids import MAX_VERSION
@@ -20,6 +22,8 @@ from meles.engine.manifest.version import Version
 from meles.engine.memtable.memtable import Found, Memtable
 from meles.engine.table.reader import Table
 from meles.engine.vlog.value_log import ValueLogView
+
+NAMESPACE_BYTES: Final = 8  # a namespace is 8 bytes big-endian inside the key, as Badger's
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,23 @@ class ReadView:
             version <= drop.ts <= ts and key.startswith(drop.prefixes)
             for drop in self.version.drops
         )
+
+    def hiding(self, ts: int, namespace_offset: int) -> Callable[[bytes, int], bool]:
+        """Whether a scan at `ts` leaves an entry out: dropped, or in a banned namespace."""
+        drops = self.version.drops
+        banned = self.version.banned if namespace_offset >= 0 else ()
+        end = namespace_offset + NAMESPACE_BYTES
+
+        def hidden(key: bytes, version: int) -> bool:
+            if drops and self.hidden(key, version, ts):
+                return True
+            return (
+                bool(banned)
+                and len(key) > end
+                and int.from_bytes(key[namespace_offset:end], "big") in banned
+            )
+
+        return hidden
 
     def live(self, key: bytes, ts: int) -> Found | None:
         """The key's entry at `ts` unless it is deleted, expired or dropped."""

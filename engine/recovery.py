@@ -98,25 +98,19 @@ def recover_values(state: Recovering) -> None:
     for vlog in state.version.vlogs:
         if vlog.sealed:
             continue
-        path = state.dirs.values.join(file_name(Kind.VLOG, vlog.id))
-        try:
-            found = recover_tail(state.dirs.values, vlog.id)
-        except FileNotFoundError:
-            raise CorruptionError(
-                "file is missing", path=path, offset=0, kind="value log missing"
-            ) from None
-        needed = vlog.size  # what was known to be durable, because tables point into it
+        needed = max(vlog.size, HEADER_BYTES)  # durable, because tables point into it
+        found = recover_tail(state.dirs.values, vlog.id, start=needed)
         end, entries = found.clean_end, found.clean_entries
-        if end < needed:
-            end, entries = found.end, found.entries  # a hole before durable values: keep them
         if end < needed:
             raise CorruptionError(
                 f"values up to byte {needed} were durable, {end} are left",
-                path=path, offset=end, kind="value log",
-            )  # fmt: skip
+                path=state.dirs.values.join(file_name(Kind.VLOG, vlog.id)),
+                offset=end,
+                kind="value log",
+            )
         state.value_ends[vlog.id] = end
-        state.report.value_log_cut_bytes += found.cut_bytes
-        state.recovered_values[vlog.id] = replace(vlog, size=end, entries=entries)
+        state.report.value_log_cut_bytes += found.cut_bytes + found.end - end
+        state.recovered_values[vlog.id] = replace(vlog, size=end, entries=vlog.entries + entries)
 
 
 def replay_logs(state: Recovering) -> None:

@@ -15,21 +15,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.errors import DiskFullError, Error, StoreFailedError, WriteStallError
 from meles.engine.log.writer import LogWriter
-from meles.engine.manifest.version import VlogMeta
+from meles.engine.manifest.edit import Edit
+from meles.engine.manifest.version import Drop, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
+from meles.engine.vlog.layout import ENTRY_BYTES as VALUE_HEADER_BYTES
 from meles.engine.vlog.writer import ValueLogWriter
 
 log = logging.getLogger("meles.writer")
+
+_LARGEST_APPEND: Final = 1 << 30  # bytes of one append to the value log
 
 # timestamp, keys, values as the user gave them, metas as in Columns, expiries
 CommitHook: TypeAlias = Callable[
@@ -73,11 +77,13 @@ class Writer:
         self.lock = threading.Lock()
         self._room = threading.Condition(self.lock)
         self.active: Memtable = store.view.active
+        self.active.first_ts = oracle.published + 1
         self.values: ValueLogWriter | None = None
         self.threshold = options.value_threshold
         self.refusal: Callable[[], Error] | None = None
         self.counters = WriteCounters()
-        self.after_commit: list[CommitHook] = []
+        self.after_commit: list[CommitHook] = []  # under the lock, in commit order
+        self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
         self._rotated = False
         self._full_values: list[ValueLogWriter] = []  # to be sealed by the scheduler
         self._unsynced_logs: list[LogWriter] = []
@@ -93,6 +99,8 @@ class Writer:
     def put(self, key: bytes, value: bytes, meta: int, user: int, expiry: int) -> int:
         """Commit one entry; returns its timestamp."""
         oracle = self._oracle
+        if self.before_commit:
+            self._hold_back()
         with self.lock:
             if self.refusal is not None:
                 raise self.refusal()
@@ -129,6 +137,7 @@ class Writer:
         check: Callable[[], None] | None = None,
         ts: int | None = None,
         versions: Sequence[int] | None = None,
+        quiet: bool = False,
     ) -> int:
         """Commit entries as one transaction; returns its timestamp.
 
@@ -136,6 +145,8 @@ class Writer:
         `versions` are for managed mode; without them every key occurs once.
         """
         oracle = self._oracle
+        if self.before_commit and not quiet:
+            self._hold_back()
         with self.lock:
             if self.refusal is not None:
                 raise self.refusal()
@@ -148,6 +159,7 @@ class Writer:
                 ts = oracle.published + 1
             elif ts <= active.last_ts:
                 active.ordered = False
+                active.first_ts = min(active.first_ts, ts)
             try:
                 stored, marked = self._to_value_log_locked(values, metas, ts)
                 active.put_many(keys, stored, marked, expiries, ts, versions)
@@ -158,8 +170,8 @@ class Writer:
             counters = self.counters
             counters.entries += len(keys)
             counters.bytes += sum(map(len, keys)) + sum(map(len, values))
-            if self.after_commit:
-                self._tell_locked(ts, keys, values, marked, expiries)
+            if self.after_commit and not quiet:
+                self._tell_locked(ts, keys, values, metas, expiries)
         self._acknowledge(ts)
         return ts
 
@@ -168,20 +180,43 @@ class Writer:
     ) -> tuple[Sequence[bytes], Sequence[int]]:
         """Values and metas with the large values replaced by pointers."""
         threshold = self.threshold
-        large = [
-            at for at, value in enumerate(values)
-            if len(value) >= threshold and not metas[at] & META_DELETE
-        ]  # fmt: skip
-        if not large:
+        if max(map(len, values)) < threshold:
             return values, metas
+        large = [
+            at
+            for at, value in enumerate(values)
+            if len(value) >= threshold and not metas[at] & META_DELETE
+        ]
         stored, marked = list(values), list(metas)
-        writer = self._values_locked(len(large))
-        pointers = writer.append_many([stored[at] for at in large], ts)
-        for at, pointer in zip(large, pointers, strict=True):
-            stored[at] = pointer
-            marked[at] |= META_POINTER
-        self.active.vlog_ids.add(writer.file_id)
+        for chunk in self._chunks_for_value_log(large, values):
+            writer = self._values_locked(len(chunk))
+            if sum(len(values[at]) + VALUE_HEADER_BYTES for at in chunk) > writer.room:
+                writer = self._next_values_locked()
+            for at, pointer in zip(
+                chunk, writer.append_many([stored[at] for at in chunk], ts), strict=True
+            ):
+                stored[at] = pointer
+                marked[at] |= META_POINTER
+            self.active.vlog_ids.add(writer.file_id)
         return stored, marked
+
+    @staticmethod
+    def _chunks_for_value_log(
+        large: Sequence[int], values: Sequence[bytes]
+    ) -> Iterator[Sequence[int]]:
+        """Positions in runs that each fit one value-log file, whatever a transaction holds."""
+        first = size = 0
+        for count, at in enumerate(large):
+            size += len(values[at]) + VALUE_HEADER_BYTES
+            if size > _LARGEST_APPEND and count > first:
+                yield large[first:count]
+                first, size = count, len(values[at]) + VALUE_HEADER_BYTES
+        if large:
+            yield large[first:]
+
+    def _hold_back(self) -> None:
+        for gate in self.before_commit:
+            gate()
 
     def _tell_locked(
         self, ts: int, keys: Sequence[bytes], values: Sequence[bytes], metas: Sequence[int],
@@ -211,13 +246,18 @@ class Writer:
             or writer.end >= self._values_size
             or (writer.entries and writer.entries + count > self._values_entries)
         ):
-            fresh = self._store.new_values()
-            if writer is not None:
-                self.counters.log_bytes += writer.end
-                self._full_values.append(writer)
-                self._rotated = True
-            self.values = writer = fresh
+            writer = self._next_values_locked()
         return writer
+
+    def _next_values_locked(self) -> ValueLogWriter:
+        """Go on in the next value-log file; the full one is sealed in the background."""
+        fresh = self._store.new_values()
+        if self.values is not None:
+            self.counters.log_bytes += self.values.end
+            self._full_values.append(self.values)
+            self._rotated = True
+        self.values = fresh
+        return fresh
 
     def _rotate_locked(self) -> Memtable:
         """Seal the active memtable and begin the next; waits while too many are unflushed."""
@@ -233,6 +273,7 @@ class Writer:
         old = self.active
         try:
             fresh = Memtable.create(self._store.new_log())
+            fresh.first_ts = self._oracle.published + 1
             writer = old.log
             old.seal()
         except OSError as error:
@@ -280,6 +321,23 @@ class Writer:
         """Called when a memtable was flushed."""
         with self.lock:
             self._room.notify_all()
+
+    def commit_drop(self, prefixes: tuple[bytes, ...]) -> int:
+        """Hide every version there is now of keys with a prefix; returns the drop's timestamp.
+
+        The drop has a timestamp of its own, so a reader that began before it still sees the data.
+        Writers wait while it is made durable, readers do not.
+        """
+        with self.lock:
+            if self.refusal is not None:
+                raise self.refusal()
+            ts = self._oracle.published + 1
+            try:
+                self._store.commit_edit(Edit(add_drops=(Drop(prefixes, ts),), max_ts=ts))
+            except OSError as error:
+                raise self._failed_locked(error) from error
+            self._oracle.published = ts
+            return ts
 
     def rotate_now(self) -> Memtable | None:
         """Seal the active memtable if it holds anything; returns the one just sealed."""

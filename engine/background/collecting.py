@@ -13,17 +13,18 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from meles.engine.background.retry import Retry
+from meles.engine.background.retry import WORKER_OUTPUT, Retry
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.errors import CorruptionError, InvariantError
-from meles.engine.fs.names import Kind
+from meles.engine.fs.names import Kind, file_name
 from meles.engine.jobs import Job, JobResult, RelocateJob
-from meles.engine.manifest.version import Version
+from meles.engine.manifest.version import Version, VlogMeta
 from meles.engine.options import Options
 from meles.engine.reports import GCReport
 from meles.engine.store import Store
 from meles.engine.vlog.gc_pick import GCPlan, pick_gc, relocation
-from meles.engine.vlog.reader import load_meta
+from meles.engine.vlog.liveness import live_bytes
+from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.writer import Writer
 
 log = logging.getLogger("meles.gc")
@@ -64,6 +65,7 @@ class Collecting:
         self._scheduler = scheduler
         self._running: tuple[RelocateJob, GCPlan] | None = None
         self._request: _Request | None = None
+        self._expected_entries = 0  # of the running relocation
         self._retry = Retry()
         self._judged: tuple[Version, int, frozenset[int]] | None = None
         self.stopped = False
@@ -123,6 +125,8 @@ class Collecting:
             created_ms=int(time.time() * 1000),
         )  # fmt: skip
         self._store.pin(_files(job))
+        live = live_bytes(self._store.version)
+        self._expected_entries = sum(live[source][1] for source, _ in job.sources)
         self._running = (job, plan)
         self._scheduler.submit(self, job, self._scheduler.new_job_id())
 
@@ -131,33 +135,47 @@ class Collecting:
     def done(self, job_id: int, job: Job, result: JobResult) -> None:
         del job_id
         assert isinstance(job, RelocateJob)  # noqa: S101 - only relocations are submitted here
-        if [file.id for file in result.files] != [job.output]:
-            raise CorruptionError(
-                "the GC worker reported other files than the one reserved for it",
-                path=self._store.dirs.values.path, offset=0, kind="worker output",
-            )  # fmt: skip
-        made = load_meta(self._store.dirs.values, job.output)
-        logical = {file_id for _, ids in job.sources for file_id in ids}
-        if made.size != result.files[0].size or not set(made.logical) <= logical:
-            raise CorruptionError(
-                "relocated file is not what the worker reported",
-                path=self._store.dirs.values.path, offset=0, kind="worker output",
-            )  # fmt: skip
+        made = self._verified(job, result)
         sources = tuple(source for source, _ in job.sources)
         before = sum(v.size for v in self._store.version.vlogs if v.id in sources)
         self._store.install_relocation(sources, made)
         self._end(job)
-        freed = before - made.size
+        written = 0 if made is None else made.size
+        freed = before - written
         self.counters.runs += 1
         self.counters.relocated_files += len(sources)
         self.counters.freed_bytes += freed
-        self.counters.written_bytes += made.size
+        self.counters.written_bytes += written
         self._retry.succeeded()
         if self._request is not None:
             self._request.rewritten += len(sources)
             self._request.freed += freed
             for source in sources:
-                self._request.files[source] = ("rewritten", f"into value-log file {made.id}")
+                self._request.files[source] = ("rewritten", f"into value-log file {job.output}")
+
+    def _verified(self, job: RelocateJob, result: JobResult) -> VlogMeta | None:
+        """The relocated file, every live entry in it; None when nothing lived after all."""
+        directory = self._store.dirs.values
+        path = directory.join(file_name(Kind.VLOG, job.output))
+        entries = 0
+        made = None
+        if result.files:
+            if [file.id for file in result.files] != [job.output]:
+                raise _refused(path, "the worker reported files that were not reserved for it")
+            made = load_meta(directory, job.output)
+            file = ValueLogFile(directory, made)
+            try:
+                if (made.size, file.file_crc()) != (result.files[0].size, result.files[0].crc):
+                    raise _refused(path, "the file is not what the worker reported")
+            finally:
+                file.close()
+            allowed = {file_id for _, ids in job.sources for file_id in ids}
+            if not set(made.logical) <= allowed:
+                raise _refused(path, "the file holds values that were not asked for")
+            entries = made.entries
+        if entries != self._expected_entries:
+            raise _refused(path, f"{entries} values came out, {self._expected_entries} were alive")
+        return made
 
     def failed(self, job_id: int, job: Job, error: Exception, *, poisoned: bool) -> None:
         del job_id
@@ -220,6 +238,12 @@ class Collecting:
 
     def problems(self) -> list[str]:
         return [f"value-log GC fails: {self._retry.last}"] if self._retry.failures else []
+
+
+def _refused(path: str, what: str) -> CorruptionError:
+    return CorruptionError(
+        what, path=path, offset=0, kind=WORKER_OUTPUT, hint="the job is run again on its inputs"
+    )
 
 
 def _files(job: RelocateJob) -> list[tuple[Kind, int]]:

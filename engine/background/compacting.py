@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from meles.engine.background.flushing import build_options
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
 from meles.engine.compaction.plan import Plan, jobs_for
-from meles.engine.errors import InvariantError
+from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.jobs import CompactJob, Job, JobResult
+from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import TableMeta
 from meles.engine.options import Options
 from meles.engine.outputs import open_compacted
@@ -75,6 +77,7 @@ class Compacting:
 
     def start_due(self) -> None:
         self._found_none = True
+        self._forget_spent_drops()
         if self.stopped or not (self._options.num_compactors or self.flatten or self.level_zero):
             return
         pool = self._scheduler.pool
@@ -89,12 +92,22 @@ class Compacting:
             else:
                 self._submit(plan, free)
 
+    def _forget_spent_drops(self) -> None:
+        """A drop goes when no file can still hold a version it hides."""
+        version = self._store.version
+        if version.drops:
+            view = self._store.view
+            oldest = min(memtable.first_ts for memtable in (view.active, *view.sealed))
+            spent = spent_drops(version, oldest)
+            if spent:
+                self._store.commit_edit(Edit(remove_drops=spent))
+
     def _pick(self, free: int) -> Plan | None:
         version = self._store.version
         options = self._options
         # one worker always for L0: a single free one of several takes nothing deeper
         l0_only = options.num_compactors > 1 and free == 1
-        discard_ts = self._oracle.discard_ts()
+        discard_ts = self._discard_ts()
         now = time.time()
         plan = None
         if self.level_zero:
@@ -107,6 +120,15 @@ class Compacting:
             plan = pick_flatten(version, options, self._in_flight)
         return plan
 
+    def _discard_ts(self) -> int:
+        """Up to where superseded versions may go; in managed mode below what memtables hold."""
+        ts = self._oracle.discard_ts()
+        if self._options.managed:
+            view = self._store.view
+            oldest = min(memtable.first_ts for memtable in (view.active, *view.sealed))
+            ts = min(ts, oldest - 1)
+        return ts
+
     def _submit(self, plan: Plan, free: int) -> None:
         version = self._store.version
         drops = tuple((prefix, drop.ts) for drop in version.drops for prefix in drop.prefixes)
@@ -115,7 +137,7 @@ class Compacting:
             version,
             self._options,
             reserve=self._store.reserve_tables,
-            discard_ts=self._oracle.discard_ts(),
+            discard_ts=self._discard_ts(),
             now_ms=int(time.time() * 1000),
             drops=drops,
             parallel=free,
@@ -178,7 +200,13 @@ class Compacting:
             run.error = error
             self._give_up(run)
             return
-        self._install(run, opened)  # an error here is about the MANIFEST: outputs must stay
+        try:
+            self._install(run, opened)  # any other error leaves the MANIFEST unknown: outputs stay
+        except DiskFullError as error:
+            for table in opened:
+                table.close()
+            run.error = error
+            self._give_up(run)
 
     def _install(self, run: _Running, opened: list[Table]) -> None:
         plan = run.plan

@@ -10,6 +10,7 @@ from typing import Final
 
 from meles.engine.errors import CorruptionError
 
+WORKER_OUTPUT: Final = "worker output"  # kind of damage that running the job again may cure
 _FIRST_SECONDS: Final = 0.5
 _LONGEST_SECONDS: Final = 60.0
 
@@ -27,7 +28,7 @@ class Retry:
         """Note a failure: damage and poison park at once, anything else waits longer each time."""
         self.failures += 1
         self.last = f"{type(error).__name__}: {error}"
-        if poisoned or (isinstance(error, CorruptionError) and error.kind != "worker output"):
+        if poisoned or (isinstance(error, CorruptionError) and error.kind != WORKER_OUTPUT):
             self.parked = self.last
         delay = min(_FIRST_SECONDS * 2 ** (self.failures - 1), _LONGEST_SECONDS)
         self.not_before = now + delay

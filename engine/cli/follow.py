@@ -225,12 +225,13 @@ class FileFollower:
         """Go to where an earlier run stopped, in the file of this name or a renamed one."""
         for entry in self._family():
             if entry.stat().st_ino == mark.inode and self._open(entry.path):
-                head = os.pread(self._file, _HEAD_BYTES, 0)[: mark.offset]
+                # The head may reach beyond the offset: a line not yet ended was read too.
+                head = os.pread(self._file, mark.head_bytes, 0)
                 if (
                     os.fstat(self._file).st_size >= mark.offset
-                    and zlib.crc32(head[: mark.head_bytes]) == mark.head_crc
+                    and zlib.crc32(head) == mark.head_crc
                 ):
                     os.lseek(self._file, mark.offset, os.SEEK_SET)
-                    self._offset, self._head = mark.offset, head
+                    self._offset, self._head = mark.offset, head[: mark.offset]
                     return
                 self.close()

@@ -122,7 +122,7 @@ def scan_verb(
     """Print keys and values in key order, one entry a line, a tab between the two."""
     as_json = output.as_json or shape == "json"
     wanted = _range(prefix, start, stop, in_hex)
-    write = click.get_binary_stream("stdout").write
+    write = sys.stdout.buffer.write
     with (
         target.open("read_only") as db,
         db.view() as txn,
@@ -145,7 +145,7 @@ def scan_verb(
             if not keys_only:
                 cells.append(b"" if item.deleted else _shown(item.value, shape))
             write(b"\t".join(cells) + b"\n")
-        click.get_binary_stream("stdout").flush()
+        sys.stdout.buffer.flush()
     return OK
 
 

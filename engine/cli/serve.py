@@ -64,6 +64,7 @@ def serve(
             )
             service.run()
     finally:
+        print("stopping", file=output, flush=True)
         closed = close_watching(db, stop)
         _print_end(service.report if service is not None else ServeReport(), closed, output)
     report = service.report

@@ -239,7 +239,7 @@ def _splits(
         keys = dense[GRANDPARENTS::GRANDPARENTS]
         # Not so many that outputs would be crumbs.
         most = min(4 * sum(table.size for table in inputs) // plan.target_size, MAX_SPLITS)
-        step = -(-len(keys) // most) if most else len(keys) + 1
+        step = max(1, -(-len(keys) // most) if most else len(keys) + 1)
         while sum(map(len, keys[::step])) > BOUND_BYTES:
             step *= 2
         edges.update(keys[step - 1 :: step])

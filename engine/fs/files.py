@@ -54,6 +54,13 @@ def _high_fd(fd: int) -> int:
         os.close(fd)
 
 
+def _open_fd(fd: int, name: str) -> int:
+    """The descriptor, or `OSError`: -1 is a `ValueError` to `fsync`, to `listdir` where we are."""
+    if fd < 0:
+        raise OSError(errno.EBADF, f"{name} is closed")
+    return fd
+
+
 def _mapping(fd: int, length: int, access: int) -> mmap.mmap:
     """Map a file. Before 3.13 a mapping keeps a duplicate of the descriptor: not in 0-2 either."""
     if sys.version_info >= (3, 13):
@@ -115,7 +122,7 @@ class File:
 
     def sync(self) -> None:
         """Data and size on the medium. A failure is final: the kernel forgets what it lost."""
-        os.fdatasync(self.fd)
+        os.fdatasync(_open_fd(self.fd, self.name))
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
@@ -209,14 +216,14 @@ class Directory:
             os.unlink(name, dir_fd=self.fd)
 
     def names(self) -> list[str]:
-        return sorted(os.listdir(self.fd))
+        return sorted(os.listdir(_open_fd(self.fd, self.path)))
 
     def size_of(self, name: str) -> int:
         return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_size
 
     def sync(self) -> None:
         """Make creations, renames and removals in this directory survive a power cut."""
-        os.fsync(self.fd)
+        os.fsync(_open_fd(self.fd, self.path))
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

@@ -29,15 +29,15 @@ def read_log(job: FlushJob, directory: Directory, context: JobContext) -> tuple[
     with directory.map(name) as mapping:
         reader = LogReader(mapping, directory.join(name), end=job.end)
         for frame in reader.frames():
+            ordered = ordered and frame.ts > newest
+            newest = frame.ts
             for record in reader.records(frame):
                 out.keys.append(record.key)
                 out.versions.append(record.version)
                 out.metas.append(record.user << 8 | record.meta)
                 out.expiries.append(record.expiry)
                 out.values.append(mapping[record.value_at : record.stop])
-                if record.version < newest:
-                    ordered = False
-                newest = record.version
+                ordered = ordered and record.version == newest
             if frame.stop > report_at:
                 context.progress(frame.stop)
                 report_at = frame.stop + (1 << 20)

@@ -101,7 +101,7 @@ def decode_properties(data: bytes, *, size: int, crc: int, offset: int, path: st
         ):
             raise TypeError("a property is missing or of another type")
         meta = TableMeta.from_plain({**plain, "s": size, "c": crc})
-    except (ValueError, TypeError, KeyError, OverflowError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise CorruptionError(
             f"properties do not parse: {error}", path=path, offset=offset, kind="table properties"
         ) from error

@@ -16,7 +16,14 @@ from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
 from meles.engine.codec.columns import Columns
-from meles.engine.codec.entry import META_DELETE, META_POINTER, POINTER_BYTES, ValuePointer
+from meles.engine.codec.entry import (
+    META_DELETE,
+    META_DISCARD_EARLIER,
+    META_MERGE,
+    META_POINTER,
+    POINTER_BYTES,
+    ValuePointer,
+)
 from meles.engine.iterators.range_scan import KeyRange, scan
 from meles.engine.iterators.visible import Visibility
 from meles.engine.read_view import ReadView
@@ -65,6 +72,16 @@ class Item:
     @property
     def meta(self) -> int:
         return self._meta >> 8
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether this is an operand of a merge operator."""
+        return bool(self._meta & META_MERGE)
+
+    @property
+    def discards_earlier(self) -> bool:
+        """Whether older versions no longer count."""
+        return bool(self._meta & META_DISCARD_EARLIER)
 
     @property
     def expires_at(self) -> float:

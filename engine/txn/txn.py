@@ -62,6 +62,7 @@ def make_scan(
     view: ReadView,
     ts: int,
     shape: str,
+    namespace_offset: int = -1,
     *,
     prefix: BytesLike = b"",
     start: BytesLike | None = None,
@@ -79,8 +80,8 @@ def make_scan(
         range_bound(prefix, "prefix") or b"", range_bound(start, "start"), range_bound(stop, "stop")
     )
     hidden = None
-    if view.version.drops:
-        hidden = lambda key, version: view.hidden(key, version, ts)  # noqa: E731
+    if view.version.drops or view.version.banned:
+        hidden = view.hiding(ts, namespace_offset)
     look = Visibility(ts, now_ms(), all_versions, since, hidden)
     return Scan(keys, look, reverse, keys_only, limit, shape)
 
@@ -101,6 +102,7 @@ class Txn:
         self._covered: list[KeyRange] = []
         self._cursors: list[Cursor[Any]] = []
         self._track = update and engine.options.detect_conflicts
+        self._quiet = False
 
     @property
     def read_ts(self) -> int:
@@ -168,7 +170,9 @@ class Txn:
     def _cursor(self, shape: str, wanted: dict[str, Any]) -> Cursor[Any]:
         self._check()
         view = self._engine.store.view
-        plan = make_scan(view, self._read_ts, shape, **wanted)
+        plan = make_scan(
+            view, self._read_ts, shape, self._engine.options.namespace_offset, **wanted
+        )
         pending = self._own_writes(plan.keys) if self._pending else None
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)
@@ -218,6 +222,14 @@ class Txn:
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else _value(value)
         self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
+
+    def put_entry(self, key: BytesLike, value: bytes, meta: int) -> None:
+        """A write with meta bits of the engine's own, for merge operators."""
+        self._put(key, value, meta, 0)
+
+    def hide_from_subscribers(self) -> None:
+        """This transaction rewrites what is there already: no change to tell anybody about."""
+        self._quiet = True
 
     def delete(self, key: BytesLike) -> None:
         """Delete a key; an absent one is fine."""
@@ -281,7 +293,7 @@ class Txn:
             check = self._check_conflicts if self._reads or self._covered else None
             values, metas, expiries = zip(*pending.values(), strict=True)
             self._commit_ts = writer.commit(
-                list(pending), values, metas, expiries, check=check, ts=ts
+                list(pending), values, metas, expiries, check=check, ts=ts, quiet=self._quiet
             )
             return self._commit_ts
         finally:

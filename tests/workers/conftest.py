@@ -1,4 +1,4 @@
-"""Pools over scripted jobs, and what every test of them must leave behind: nothing."""
+"""Pools over scripted jobs. The leak guard for all of `tests/workers` is in `tests/conftest.py`."""
 
 import importlib.util
 import os
@@ -10,23 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from meles.engine.jobs import BuildOptions, CompactJob, FlushJob
 from meles.workers.parent.inline_pool import InlinePool
 from meles.workers.parent.pool import ProcessPool
 from meles.workers.parent.protocol import PoolDirs
 from meles.workers.parent.thread_pool import ThreadPool
+from waiting import wait_until
 
 DEADLINE = 40.0  # seconds; generous, because nothing here measures time
 SCRIPT = Path(__file__).parent / "scripted_child.py"
-
-
-def wait_until(reached, what="it"):
-    """Poll a condition of another process, for which there is nothing to wait on."""
-    end = time.monotonic() + DEADLINE
-    while not reached():
-        assert time.monotonic() < end, f"{what} did not happen in {DEADLINE} s"
-        time.sleep(0.005)
 
 
 def is_dead(pid):
@@ -86,10 +78,6 @@ class Recorder:
         return {"on_result": self.on_result, "on_failure": self.on_failure}
 
 
-def _open_fds():
-    return {int(name) for name in os.listdir("/proc/self/fd")}
-
-
 @pytest.fixture(scope="session")
 def acts():
     """The numbers of what scripted jobs do, and `act` itself."""
@@ -101,7 +89,8 @@ def acts():
 
 @pytest.fixture
 def until():
-    return wait_until
+    """Polls a condition of another process, for which there is nothing to wait on."""
+    return lambda reached, what="it": wait_until(reached, DEADLINE)
 
 
 @pytest.fixture
@@ -131,18 +120,7 @@ def compact_job():
 
 
 @pytest.fixture
-def nothing_left():
-    """No process, thread or descriptor more than before, when everything else is torn down."""
-    fds, threads = _open_fds(), set(threading.enumerate())
-    children = {child.pid for child in psutil.Process().children()}
-    yield
-    assert {child.pid for child in psutil.Process().children()} <= children
-    assert set(threading.enumerate()) <= threads
-    assert len(_open_fds()) <= len(fds), "descriptors were left open"
-
-
-@pytest.fixture
-def process_pool(nothing_left, tmp_path, recorder):
+def process_pool(tmp_path, recorder):
     """Makes process pools over scripted workers and closes them."""
     made = []
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
@@ -168,7 +146,7 @@ def process_pool(nothing_left, tmp_path, recorder):
 
 
 @pytest.fixture(params=["process", "thread", "inline"])
-def any_pool(request, acts, recorder, nothing_left):
+def any_pool(request, acts, recorder):
     """Makes pools of each sort; `make.mode` says which."""
     made = []
 

@@ -1,7 +1,7 @@
 """A worker that does what a test's job says, instead of real work.
 
-Started in place of `meles.workers.child.main`, whose `main` it calls: handshake, threads, protection
-and wire are the real ones. The act is a FlushJob's `mem_id`, its argument the job's `end`.
+Started in place of `meles.workers.child.main`, whose `main` it calls: handshake, threads,
+protection and wire are the real ones. The act is a FlushJob's `mem_id`, its argument the job's `end`.
 """
 
 import logging
@@ -14,23 +14,9 @@ from meles.engine.errors import CorruptionError, DiskFullError
 from meles.engine.jobs import JobResult, NewFile
 from meles.workers.child.main import main
 
-(
-    ECHO,
-    WAIT,
-    EXIT,
-    FREEZE,
-    LOG,
-    CORRUPT,
-    BUG,
-    MEMORY,
-    SPIN,
-    PRINT,
-    FULL,
-    FDS,
-    GARBAGE,
-    STALE,
-    GROW,
-) = range(1, 16)
+# What a job may ask for.
+ECHO, WAIT, EXIT, FREEZE, LOG, CORRUPT, BUG, MEMORY = range(1, 9)
+SPIN, PRINT, FULL, FDS, GARBAGE, STALE, FUTURE, GROW = range(9, 17)
 
 
 def act(job, context, answers_fd):
@@ -66,14 +52,15 @@ def act(job, context, answers_fd):
     elif what == GARBAGE:
         os.write(answers_fd, os.urandom(argument))
         time.sleep(3600)
-    elif what == STALE:
+    elif what in (STALE, FUTURE):
         from meles.workers.wire.messages import JobDone, encode
 
         request = context.request
-        stale = JobDone(request.job_id, request.generation - argument, JobResult((), {"stale": 1}))
-        os.write(answers_fd, encode(stale))
+        generation = request.generation + (1 if what == FUTURE else -1)
+        wrong = JobDone(request.job_id, generation, JobResult((), {"wrong": 1}))
+        os.write(answers_fd, encode(wrong))
     elif what == GROW:
-        return JobResult(tuple(NewFile(i, i, i) for i in range(argument)), {})
+        return JobResult(tuple(NewFile(i, i, i) for i in range(1, argument + 1)), {})
     return JobResult((NewFile(job.table_id, argument, 7),), {"read_bytes": argument})
 
 

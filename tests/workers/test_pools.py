@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-
 from meles.engine.errors import (
     ClosedError,
     CorruptionError,
@@ -271,7 +270,7 @@ def test_many_threads_may_submit(any_pool, recorder, acts, job):
 
 
 @pytest.mark.parametrize("mode", ["process", "thread", "inline"])
-def test_a_real_flush_job(mode, tmp_path, recorder, nothing_left):
+def test_a_real_flush_job(mode, tmp_path, recorder):
     from meles.engine.fs.files import Directory
     from meles.engine.log.writer import LogWriter
     from meles.engine.memtable.memtable import Memtable
@@ -309,3 +308,4 @@ def test_a_real_flush_job(mode, tmp_path, recorder, nothing_left):
         table = Table(directory, 9)
         assert table.meta.count == 500
         table.close()
+        memtable.map.close()  # a kept exception may hold this frame, and so the descriptor

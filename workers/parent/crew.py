@@ -217,7 +217,9 @@ class Crew:
     def _plan_look(self, now: float) -> None:
         alive = [worker for worker in self.workers if worker.phase in ALIVE]
         if alive:
-            look_at = max(now, min(map(self._due, alive)))
+            # At the latest when a worker that gets ready right now could be silent for too long.
+            look_at = min(now + self._options.hang_timeout, *map(self._due, alive))
+            look_at = max(now, look_at)
             self._silence.look_at = look_at
             self._loop.call_later(look_at - now, self._look)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import deque
 from typing import Final
 
@@ -58,7 +57,7 @@ class LogReader:
 
     def _emit(self, line: LogLine | str) -> None:
         if isinstance(line, str):  # printed: a traceback before logging was set up, a last gasp
-            line = LogLine(logging.WARNING, "printed", line, created=time.time())
+            line = LogLine(logging.WARNING, "printed", line)
         last = f"{line.message}\n{line.trace}" if line.trace else line.message
         self._tail.append(last[-_TAIL_CHARACTERS:])
         if not self._logger.isEnabledFor(line.level):
@@ -66,8 +65,9 @@ class LogReader:
         record = logging.LogRecord(
             self._logger.name, line.level, line.path, line.line, "%s", (line.message,), None
         )
-        record.created = line.created
-        record.msecs = (line.created % 1) * 1000
+        if line.created:
+            record.created = line.created
+            record.msecs = (line.created % 1) * 1000
         record.exc_text = line.trace or None
         record.process = self._pid
         record.processName = self._worker

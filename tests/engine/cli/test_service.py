@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import meles
+import pytest
 from meles.engine.cli.position import Position
 from meles.engine.cli.serve import serve
 from meles.engine.cli.service import ServeSettings

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from meles.engine.compaction.drops import spent_drops
+from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
 from meles.engine.compaction.plan import Plan, subranges
 from meles.engine.compaction.targets import level_targets, scores
@@ -58,11 +59,19 @@ class Session:
         if chosen:
             self.lsm.options = dataclasses.replace(self.lsm.options, **chosen)
 
+    def _fresh(self, args: dict[str, str], *, real: bool) -> None:
+        self._options(args)
+        self.real = real
+        lsm = self.lsm
+        for name in lsm.directory.names():
+            lsm.directory.unlink(name)
+        lsm.version = Version.empty(lsm.options.max_levels)
+        lsm.in_flight = InFlight()
+        lsm.next_id = 1
+
     def do_define(self, args: dict[str, str], lines: list[str]) -> str:
         """Real tables, one per line: `L1: a@5=x b@4:del`. L0 tables from old to new."""
-        self._options(args)
-        self.real = True
-        self.lsm.version = Version.empty(self.lsm.options.max_levels)
+        self._fresh(args, real=True)
         for line in lines:
             level, _, entries = line.partition(":")
             self.lsm.add(int(level[1:]), self.tools.parse(entries))
@@ -77,9 +86,7 @@ class Session:
 
     def do_shape(self, args: dict[str, str], lines: list[str]) -> str:
         """Metadata only: `L5: 7 a-c 10M v=1-9 tombstones=3 count=9` (id, keys, size)."""
-        self._options(args)
-        self.real = False
-        self.lsm.version = Version.empty(self.lsm.options.max_levels)
+        self._fresh(args, real=False)
         for line in lines:
             level, table_id, keys, size, *more = line.replace(":", "").split()
             low, _, high = keys.partition("-")
@@ -157,7 +164,8 @@ class Session:
     # -- doing -----------------------------------------------------------------------------------
 
     def do_release(self, args: dict[str, str], lines: list[str]) -> str:
-        self.lsm.in_flight.release(self.running.pop(args["as"])[0])
+        if args["as"] in self.running:
+            self.lsm.in_flight.release(self.running.pop(args["as"])[0])
         return ""
 
     def do_finish(self, args: dict[str, str], lines: list[str]) -> str:

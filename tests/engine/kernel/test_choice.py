@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def test_refused(asked: str) -> None:
 def test_the_variable_is_read_at_import() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", "import meles.engine.kernel"],
-        env={"MELES_KERNEL": "native"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "MELES_KERNEL": "native"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "no compiled kernel" in done.stderr

@@ -4,7 +4,6 @@ import os
 import threading
 
 import pytest
-
 from meles.workers.parent.control import READ, ControlLoop
 
 DEADLINE = 40.0
@@ -16,7 +15,7 @@ def errors():
 
 
 @pytest.fixture
-def loop(errors, nothing_left):
+def loop(errors):
     loop = ControlLoop("under-test", errors.append)
     loop.start()
     yield loop
@@ -75,7 +74,7 @@ def test_an_error_in_a_callback_is_reported_and_the_loop_goes_on(loop, errors):
     assert [type(error) for error in errors] == [ZeroDivisionError, KeyError]
 
 
-def test_what_was_called_before_stop_still_runs_and_nothing_after(errors, nothing_left):
+def test_what_was_called_before_stop_still_runs_and_nothing_after(errors):
     loop = ControlLoop("under-test", errors.append)
     seen = []
     loop.call_soon(lambda: seen.append("before start"))
@@ -89,7 +88,7 @@ def test_what_was_called_before_stop_still_runs_and_nothing_after(errors, nothin
     assert seen == ["before start", "nested"]
 
 
-def test_a_callback_that_calls_itself_for_ever_does_not_keep_the_loop_alive(errors, nothing_left):
+def test_a_callback_that_calls_itself_for_ever_does_not_keep_the_loop_alive(errors):
     loop = ControlLoop("under-test", errors.append)
 
     def again():

@@ -1,7 +1,6 @@
 """One worker's state machine, without a process."""
 
 import pytest
-
 from meles.engine.jobs import BuildOptions, FlushJob, JobResult
 from meles.workers.parent.handle import ALIVE, EXPECTED, STATES, Phase, Task, Worker
 from meles.workers.wire.errors import Failure, RemoteProtocolError

@@ -1,7 +1,6 @@
 """The driver of stages."""
 
 import pytest
-
 from meles.workers.parent.stages import Deadline, StageRow, run_stages
 
 
@@ -75,7 +74,11 @@ def test_each_stage_gets_its_share_of_what_is_left(clock):
         clock.now += 2
         return ""
 
-    rows = [StageRow("a", action, share=0.5), StageRow("b", action, share=1.0), StageRow("c", action)]
+    rows = [
+        StageRow("a", action, share=0.5),
+        StageRow("b", action, share=1.0),
+        StageRow("c", action),
+    ]
     run_stages(rows, Deadline(10, clock), clock=clock)
     assert seen == [5.0, 8.0, 3.0]
 

@@ -1,7 +1,6 @@
 """The ladder's arithmetic."""
 
 import pytest
-
 from meles.workers.parent.handle import Phase, Worker
 from meles.workers.parent.stop import LEAST_KILL_WAIT, Stopping, rungs
 

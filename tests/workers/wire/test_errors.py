@@ -3,7 +3,6 @@
 import errno
 
 import pytest
-
 from meles.engine.errors import (
     CorruptionError,
     DiskFullError,
@@ -30,7 +29,7 @@ from meles.workers.wire.messages import JobFailed, encode
 def raised(error):
     try:
         raise error
-    except Exception as caught:
+    except type(error) as caught:
         return caught
 
 

@@ -7,7 +7,6 @@ import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from meles.workers.wire.errors import LocalProtocolError, RemoteProtocolError
 from meles.workers.wire.framing import MAX_PAYLOAD, FrameDecoder, encode_frame
 

@@ -3,8 +3,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from meles.workers.wire.log_frames import MARK, MAX_FRAME, MAX_LINE, LogDecoder, LogLine, encode_line
+from meles.workers.wire.log_frames import (
+    MARK,
+    MAX_FRAME,
+    MAX_LINE,
+    LogDecoder,
+    LogLine,
+    encode_line,
+)
 
 texts = st.text(max_size=40)
 records = st.builds(

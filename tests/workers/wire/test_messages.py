@@ -4,11 +4,10 @@ import dataclasses
 import re
 from pathlib import Path
 
+import meles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import meles
 from meles.engine.jobs import (
     BuildOptions,
     CompactJob,
@@ -149,7 +148,7 @@ def test_any_map_is_a_message_or_a_protocol_error(name, fields, to_child):
 def test_the_release_is_the_one_of_the_package():
     project = (Path(meles.__file__).parent / "pyproject.toml").read_text()
     assert f'version = "{messages.PACKAGE_VERSION}"' in project
-    assert messages.PACKAGE_VERSION == meles.__version__
+    assert meles.__version__ == messages.PACKAGE_VERSION
 
 
 def test_the_example_in_the_document_is_what_the_code_writes():
