@@ -45,6 +45,7 @@ if (
 from meles.engine.background.collecting import Collecting
 from meles.engine.background.compacting import Compacting
 from meles.engine.background.flushing import Flushing
+from meles.engine.background.idling import Idling
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.background.syncing import IntervalSync
 from meles.engine.db import DB
@@ -169,7 +170,7 @@ class Supervisor:
             engine.publisher.on_change = self._subscriptions_changed
             self._writer = writer
             args = (opening.options, self._scheduler)
-            self._flushing = Flushing(engine.store, writer, *args)
+            self._flushing = Flushing(engine.store, writer, engine.oracle, *args)
             self._compacting = Compacting(engine.store, engine.oracle, *args)
             self._collecting = Collecting(engine.store, writer, *args)
 
@@ -199,7 +200,9 @@ class Supervisor:
             on_failure=self._scheduler.on_failure,
             on_rerun=self._scheduler.on_rerun,
         )
-        self._scheduler.attach(self._pool, [self._flushing, self._compacting, self._collecting])
+        idling = Idling(self._store, self._writer, self._scheduler)
+        works = [idling, self._flushing, self._compacting, self._collecting]
+        self._scheduler.attach(self._pool, works)
         self._pool.start()
         if options.sync == "interval":
             self._sync = IntervalSync(self._writer, options.sync_interval)

@@ -40,6 +40,7 @@ LINE_KEY = "line:{source}:{n:06d}"
 LONGEST_FILE = 4 << 20
 CHUNK_BYTES = 4 << 20
 IDLE_SECONDS = 120.0
+BOOT_SECONDS = 60.0
 KINDS = ("flusher", "compactor", "value_gc")
 
 
@@ -236,16 +237,39 @@ def check_by_iterating(db: meles.DB, corpus: Corpus, checks: Checks, *, reverse:
     checks.expect(wrong == 0, f"iterating {direction}: {seen:,} pairs equal and in order")
 
 
-def check_workers(stats: meles.Stats, workers: list[meles.WorkerInfo], checks: Checks) -> None:
-    """Each kind of worker did its work, in a process that is not this one."""
+def booted(db: meles.DB) -> dict[str, float]:
+    """CPU seconds of each kind of worker once all have booted: what they took before any job."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while any(worker.state == "starting" for worker in db.workers()):
+        if time.monotonic() >= deadline:
+            raise SystemExit(f"workers do not boot: {db.health().reasons}")
+        time.sleep(0.02)
+    return cpu_by_kind(db.workers())
+
+
+def cpu_by_kind(workers: list[meles.WorkerInfo]) -> dict[str, float]:
+    return {kind: sum(w.cpu_seconds for w in workers if w.kind == kind) for kind in KINDS}
+
+
+def check_workers(
+    stats: meles.Stats,
+    workers: list[meles.WorkerInfo],
+    before: dict[str, float],
+    checks: Checks,
+) -> None:
+    """Each kind of worker did its work, in processes that are not this one."""
     runs = {"flusher": stats.flushes, "compactor": stats.compactions, "value_gc": stats.gc_runs}
+    after = cpu_by_kind(workers)
     for kind in KINDS:
-        mine = [worker for worker in workers if worker.kind == kind]
-        apart = all(worker.pid not in (None, os.getpid()) for worker in mine)
-        cpu = sum(worker.cpu_seconds for worker in mine)
-        pids = ", ".join(str(worker.pid) for worker in mine)
-        worked = bool(mine) and apart and cpu > 0 and runs[kind] > 0
-        checks.expect(worked, f"{kind}: {runs[kind]} jobs, {cpu:.2f} s of CPU in process {pids}")
+        pids = [worker.pid for worker in workers if worker.kind == kind]
+        apart = bool(pids) and None not in pids and os.getpid() not in pids
+        cpu = after[kind] - before[kind]
+        worked = apart and cpu > 0 and runs[kind] > 0
+        text = f"{kind}: {runs[kind]} jobs took {cpu:.2f} s of CPU in process"
+        checks.expect(worked, f"{text} {', '.join(map(str, pids))}")
+    checks.expect(len({w.pid for w in workers}) == len(workers), "every worker is its own process")
+    freed = stats.value_log.gc_freed_bytes
+    checks.expect(freed > 0, f"value-log collection freed {size_text(freed)}")
 
 
 # -- the job -------------------------------------------------------------------------------------
@@ -269,6 +293,7 @@ def ingest(db: meles.DB, corpus: Corpus) -> None:
 def work(directory: str, corpus: Corpus, checks: Checks) -> None:
     """Everything up to the first close."""
     with meles.open(directory, **OPTIONS) as db:
+        before = booted(db)
         ingest(db, corpus)
         began = time.monotonic()
         sets, deletes = change(db, corpus)
@@ -285,7 +310,7 @@ def work(directory: str, corpus: Corpus, checks: Checks) -> None:
         report(db, stats, collected)
         print("\n".join(worker_lines(workers)))
         print(f"this process: pid {os.getpid()}, {time.process_time():.2f} s of CPU")
-        check_workers(stats, workers, checks)
+        check_workers(stats, workers, before, checks)
         closed = db.close()
     print("\n".join(stage_lines(closed.stages)))
     checks.expect(closed.clean, "closed cleanly")
@@ -333,8 +358,8 @@ def run(directory: str, most_lines: int, most_bytes: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Ingest, change, reopen and verify real data.")
-    parser.add_argument("--lines", type=int, default=600_000, help="at most about so many lines")
-    parser.add_argument("--mib", type=int, default=150, help="at most so many MiB of whole files")
+    parser.add_argument("--lines", type=int, default=1_500_000, help="at most about so many lines")
+    parser.add_argument("--mib", type=int, default=300, help="at most so many MiB of whole files")
     parser.add_argument("--dir", default=os.environ.get("RUN_DIR"), help="keep the data here")
     args = parser.parse_args()
     directory = args.dir or tempfile.mkdtemp(prefix="meles-run-")

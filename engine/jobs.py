@@ -30,7 +30,10 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class FlushJob:
-    """Turn the first `end` bytes of a sealed write-ahead log into one L0 table."""
+    """Turn the first `end` bytes of a sealed write-ahead log into one L0 table.
+
+    Versions that newer ones <= `discard_ts` supersede are left out; tombstones stay.
+    """
 
     kind: ClassVar[str] = "flusher"
     mem_id: int
@@ -38,6 +41,8 @@ class FlushJob:
     table_id: int
     build: BuildOptions
     created_ms: int
+    discard_ts: int = 0
+    versions_to_keep: int = 1
 
     def title(self) -> str:
         return f"flush memtable {self.mem_id} to table {self.table_id}"

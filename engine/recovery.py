@@ -114,15 +114,18 @@ def recover_values(state: Recovering) -> None:
 
 
 def replay_logs(state: Recovering) -> None:
-    """Index every log still needed; cut a torn tail, set aside what lies behind damage."""
+    """Index every log still needed; cut a torn tail, set aside what lies behind damage.
+
+    A log that never held a transaction goes, and its id is free again: ids of the logs that stay
+    must be consecutive, whenever the next crash comes.
+    """
     directory = state.dirs.tables
     found = ids_of(Kind.WAL, directory.names())
     needed = [mem_id for mem_id in found if mem_id >= state.version.min_mem]
-    state.next_mem = max([state.version.min_mem, *(i + 1 for i in found)])
     for mem_id in set(found) - set(needed):  # flushed before the crash
-        if not state.read_only:
-            directory.unlink(file_name(Kind.WAL, mem_id))
-            state.report.removed_files += 1
+        _discard_log(state, file_name(Kind.WAL, mem_id))
+    while needed and _is_blank(directory, file_name(Kind.WAL, needed[-1])):
+        _discard_log(state, file_name(Kind.WAL, needed.pop()))  # newest first: no gap in between
     _expect_consecutive(directory, needed, state.version.min_mem)
     stopped = False
     for mem_id in needed:
@@ -130,8 +133,6 @@ def replay_logs(state: Recovering) -> None:
             _set_aside(state, mem_id)
             continue
         result = _replay_one(state, mem_id)
-        if result is None:
-            continue
         report = state.report
         report.logs += 1
         report.transactions += result.tail.frames
@@ -139,12 +140,15 @@ def replay_logs(state: Recovering) -> None:
         if result.problem is not None:
             report.cut_bytes += result.tail.cut
             report.problems.append(f"{file_name(Kind.WAL, mem_id)}: {result.problem}")
-        last = mem_id == needed[-1]
-        stopped = not result.tail.sealed and not last and _later_has_data(state, mem_id, needed)
-        if not state.read_only:
-            _settle(state, mem_id, result)
+        stopped = not result.tail.sealed and mem_id != needed[-1]  # the last one is not blank
         if result.memtable.records:
+            _settle(state, mem_id, result)
             state.sealed.insert(0, result.memtable)
+        elif stopped:
+            _set_aside(state, mem_id)
+        elif not result.tail.sealed:
+            _discard_log(state, file_name(Kind.WAL, needed.pop()))
+    state.next_mem = max([state.version.min_mem, *(mem_id + 1 for mem_id in needed)])
 
 
 def _expect_consecutive(directory: Directory, needed: list[int], first: int) -> None:

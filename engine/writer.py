@@ -85,6 +85,7 @@ class Writer:
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
         self._rotated = False
+        self.values_flushed = 0  # end of the value-log file when the active memtable began
         self._full_values: list[ValueLogWriter] = []  # to be sealed by the scheduler
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
@@ -256,7 +257,7 @@ class Writer:
             self.counters.log_bytes += self.values.end
             self._full_values.append(self.values)
             self._rotated = True
-        self.values = fresh
+        self.values, self.values_flushed = fresh, 0
         return fresh
 
     def _rotate_locked(self) -> Memtable:
@@ -282,6 +283,7 @@ class Writer:
         if writer is not None:
             self._unsynced_logs.append(writer)
         self.active = fresh
+        self.values_flushed = 0 if self.values is None else self.values.end
         self._store.rotate(fresh)
         self._rotated = True
         return fresh
@@ -388,6 +390,15 @@ class Writer:
             self._unsynced_logs = [s for s in self._unsynced_logs if s.id != mem_id]
         for sealed in done:
             sealed.close()
+
+    def retire_values(self, file_id: int) -> None:
+        """Have the value-log file sealed if it is still the one appended to."""
+        with self.lock:
+            writer = self.values
+            if writer is not None and writer.file_id == file_id and self.refusal is None:
+                self.counters.log_bytes += writer.end
+                self._full_values.append(writer)
+                self.values, self.values_flushed = None, 0
 
     def rotate_values(self) -> ValueLogWriter | None:
         """Stop appending to the current value-log file and hand it over for sealing."""

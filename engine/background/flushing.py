@@ -22,6 +22,7 @@ from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.outputs import open_flushed
 from meles.engine.store import Store
+from meles.engine.txn.oracle import Oracle
 from meles.engine.writer import Writer
 
 log = logging.getLogger("meles.flush")
@@ -49,10 +50,16 @@ class Flushing:
     """
 
     def __init__(
-        self, store: Store, writer: Writer, options: Options, scheduler: Scheduler
+        self,
+        store: Store,
+        writer: Writer,
+        oracle: Oracle,
+        options: Options,
+        scheduler: Scheduler,
     ) -> None:
         self._store = store
         self._writer = writer
+        self._oracle = oracle
         self._options = options
         self._scheduler = scheduler
         self._current: Memtable | None = None
@@ -91,10 +98,16 @@ class Flushing:
             self._writer.room_made()
             self._scheduler.poke()
             return
+        options = self._options
         job = FlushJob(
-            memtable.id, memtable.end, self._store.reserve_tables(1), build_options(self._options),
+            memtable.id,
+            memtable.end,
+            self._store.reserve_tables(1),
+            build_options(options),
             int(time.time() * 1000),
-        )  # fmt: skip
+            0 if options.managed else self._oracle.discard_ts(),
+            options.num_versions_to_keep,
+        )
         self._current = memtable
         self._scheduler.submit(self, job, self._scheduler.new_job_id())
 

@@ -85,16 +85,15 @@ def _intake(
 
 
 def close_watching(db: meles.DB, stop: StopSource) -> meles.CloseReport:
-    """Close by stages; one more stop request from now on shortens what is left of the deadlines."""
+    """Close by stages; the second stop request, whenever it came, shortens the deadlines."""
     reports: list[meles.CloseReport] = []
-    seen = max(1, stop.count)
     closing = threading.Thread(target=lambda: reports.append(db.close()), name="meles-close")
     closing.start()
     while closing.is_alive():
         closing.join(0.05)
-        if stop.count > seen:
-            seen = stop.count
-            db.close(timeout=HURRY_SECONDS)
+        if stop.count > 1:
+            reports.append(db.close(timeout=HURRY_SECONDS))
+            closing.join()
     return reports[0] if reports else db.close()
 
 

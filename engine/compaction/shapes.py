@@ -102,7 +102,7 @@ def level_zero_plan(look: Look, seeds: Sequence[TableMeta] | None = None) -> Pla
 def _moved_from_zero(
     look: Look, oldest_first: Sequence[TableMeta], chosen: set[int]
 ) -> Plan | None:
-    """Tables of L0 that meet nothing on their way to the base level."""
+    """Tables of L0 that meet nothing on their way to the base level, nor anything on L0."""
     if len(chosen) != 1:
         return None
     base = look.targets.base_level
@@ -111,6 +111,9 @@ def _moved_from_zero(
         if len(moved) == _MAX_MOVED or _with_older(oldest_first, at, look.in_flight) != {at}:
             break
         table = oldest_first[at]
+        newer = oldest_first[at + 1 :]
+        if any(table.overlaps(other.min_key, other.max_key) for other in newer):
+            break  # to be merged sooner or later: better at once
         if not _may_move(look, (*moved, table), base):
             break
         moved.append(table)

@@ -9,8 +9,9 @@ Fails with: `CorruptionError` for the header and for a frame whose inside contra
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple
 
 from meles.engine.codec.checksum import crc32c
@@ -18,6 +19,7 @@ from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
 from meles.engine.errors import CorruptionError
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.log.frame import (
+    ALIGN,
     BODY,
     BODY_BYTES,
     KIND_END,
@@ -63,7 +65,7 @@ class Tail:
     """How reading a log ended.
 
     `end`: first byte after the last whole frame. `sealed`: an end record was found there.
-    `cut`: bytes behind `end` that are not zero, so something was written and lost.
+    `cut`: bytes behind `end` up to the last that is not zero: something was written and lost.
     """
 
     end: int
@@ -103,34 +105,44 @@ class LogReader:
 
     def frames(self) -> Iterator[Frame]:
         """Transaction frames in order, up to the end record or the first bytes that are none."""
-        offset, last_ts, count, sealed = HEADER_BYTES, 0, 0, False
+        offset, last_ts, count, records, sealed = HEADER_BYTES, 0, 0, 0, False
         while (frame := self._frame_at(offset)) is not None:
             if frame.kind == KIND_END:
+                if frame.records != records:
+                    what = f"end record counts {frame.records} records, {records} are there"
+                    raise self._damage(offset, what)
                 sealed, offset = True, aligned(frame.stop)
                 break
-            last_ts, count = frame.ts, count + 1
+            last_ts, count, records = frame.ts, count + 1, records + frame.records
             offset = aligned(frame.stop)
             yield frame
         end = min(offset, self.size)
-        self.tail = Tail(end, sealed, self._written_after(end), last_ts, count)
+        self.tail = Tail(end, sealed, self.written_after(end), last_ts, count)
 
-    def _written_after(self, end: int) -> int:
+    def written_after(self, end: int) -> int:
         """Bytes from `end` to the last one that is not zero."""
-        rest = bytes(self.data[end : self.size])
-        return len(rest.rstrip(b"\0"))
+        return len(self.data[end : self.size].rstrip(b"\0"))
 
     def whole_frame_after(self, end: int) -> int | None:
-        """Offset of a whole frame behind bad bytes: then this is damage inside, not a torn tail."""
-        stop = min(self.size - PREFIX_BYTES - BODY_BYTES, end + _PROBE_LIMIT)
-        for offset in range(aligned(end + 1), stop + 1, 8):
-            length = PREFIX.unpack_from(self.data, offset)[0]
-            if BODY_BYTES <= length <= self.size - offset - PREFIX_BYTES:
-                try:
-                    if self._frame_at(offset) is not None:
-                        return offset
-                except CorruptionError:
-                    continue
+        """Offset of a whole frame behind bad bytes: then this is damage inside, not a torn tail.
+
+        Looks where the bad frame's own length leads, then at every boundary within a limit.
+        """
+        last = end + self.written_after(end) - 1
+        offsets: Iterable[int] = range(aligned(end + 1), min(last, end + _PROBE_LIMIT) + 1, ALIGN)
+        if end + PREFIX_BYTES <= self.size:
+            length = PREFIX.unpack_from(self.data, end)[0]
+            offsets = chain((aligned(end + PREFIX_BYTES + length),), offsets)
+        for offset in offsets:
+            if offset + PREFIX_BYTES <= last and self._is_frame(offset):
+                return offset
         return None
+
+    def _is_frame(self, offset: int) -> bool:
+        try:
+            return self._frame_at(offset) is not None
+        except CorruptionError:
+            return False
 
     def records(self, frame: Frame) -> Iterator[Record]:
         """The records of a frame, in the order they were written."""

@@ -98,6 +98,7 @@ class LogWriter:
         self.file.close()
 
     def discard(self) -> None:
-        """Close and remove: for a log that never held a frame."""
+        """Close, unmap and remove: for a log that never held a frame, so nobody reads it."""
         self.file.close()
+        self.map.close()
         self.directory.unlink(file_name(Kind.WAL, self.id))

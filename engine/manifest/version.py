@@ -10,6 +10,7 @@ LevelDB's VersionSet, done by value.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,15 @@ def file_id(value: object) -> int:
     if not 0 < (found := number(value)) <= MAX_FILE_ID:
         raise ValueError(f"{found} is no file id")
     return found
+
+
+def moment(value: object) -> float:
+    """Unix seconds; `TypeError` or `ValueError` for anything else."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"a {type(value).__name__} where a time belongs")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no time")
+    return float(value)
 
 
 def octets(value: object) -> bytes:
@@ -90,7 +100,7 @@ class TableMeta:
             octets(plain["k"]), octets(plain["K"]), number(plain["v"]), number(plain["V"]),
             number(plain["t"]), number(plain["e"]), number(plain["g"]), number(plain["r"]),
             tuple((file_id(a), number(b), number(c)) for a, b, c in plain["l"]),
-            str(plain["z"]), number(plain["y"]), float(plain["a"]), bool(plain["o"]),
+            str(plain["z"]), number(plain["y"]), moment(plain["a"]), bool(plain["o"]),
         )  # fmt: skip
 
     def overlaps(self, low: bytes | None, high: bytes | None) -> bool:

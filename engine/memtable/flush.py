@@ -11,13 +11,16 @@ from __future__ import annotations
 from typing import Final
 
 from meles.engine.codec.columns import Columns
+from meles.engine.compaction.retention import Policy, retain
 from meles.engine.errors import CorruptionError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.jobs import FlushJob, JobContext, JobResult, NewFile
 from meles.engine.log.reader import LogReader
 from meles.engine.table.builder import TableBuilder
 
+_EVERYTHING: Final = ((b"", b"\xff" * (MAX_KEY_BYTES + 1)),)  # any key may lie below a memtable
 _CHUNK: Final = 8192  # entries handed to the builder at a time, between two signs of life
 
 
@@ -60,6 +63,10 @@ def read_log(job: FlushJob, directory: Directory, context: JobContext) -> tuple[
 def run_flush(job: FlushJob, directory: Directory, context: JobContext) -> JobResult:
     """Build the table of a flush job and make its name durable."""
     columns, ordered = read_log(job, directory, context)
+    read = len(columns)
+    if ordered and read:
+        policy = Policy(job.discard_ts, job.versions_to_keep, job.created_ms, _EVERYTHING)
+        columns, _ = retain(columns, policy)
     if not len(columns):
         return JobResult((), {"read_bytes": job.end, "written_bytes": 0})
     builder = TableBuilder(
@@ -75,4 +82,5 @@ def run_flush(job: FlushJob, directory: Directory, context: JobContext) -> JobRe
         builder.abandon()
         raise
     counters = {"read_bytes": job.end, "written_bytes": built.size, "entries": built.meta.count}
+    counters["dropped_entries"] = read - built.meta.count
     return JobResult((NewFile(built.id, built.size, built.crc),), counters)

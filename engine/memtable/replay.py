@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meles.engine.codec.entry import META_POINTER, POINTER_BYTES, ValuePointer
+from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import CorruptionError
+from meles.engine.log.frame import aligned
 from meles.engine.log.reader import Frame, LogReader, Record, Tail
 from meles.engine.memtable.memtable import Memtable
 
@@ -47,26 +49,24 @@ def replay(
             f"log says it is {reader.header.file_id}", path=path, offset=0, kind="wal header"
         )
     table = Memtable(mem_id, mapping, None)
-    problem, end, frames = None, 0, 0
+    problem, end, frames = None, HEADER_BYTES, 0  # `end`: of what is indexed
     try:
         for frame in reader.frames():
             records = list(reader.records(frame))
-            lost = _lost_value(mapping, records, value_ends)
-            if lost is not None:
-                problem, end = lost, frame.offset
+            problem = _lost_value(mapping, records, value_ends)
+            if problem is not None:
                 break
             _index(table, frame, records)
-            frames += 1
+            end, frames = aligned(frame.stop), frames + 1
     except CorruptionError as error:
-        problem, end = error.message, error.offset
+        problem = error.message
     tail = reader.tail
     if problem is not None or tail is None:
-        tail = Tail(end, False, max(0, len(mapping) - end), table.last_ts, frames)
+        tail = Tail(end, False, reader.written_after(end), table.last_ts, frames)
     inside = False
-    if not tail.sealed:
+    if not tail.sealed and tail.cut:
         inside = reader.whole_frame_after(tail.end) is not None
-        if problem is None and tail.cut:
-            problem = f"{tail.cut} bytes of an unfinished transaction"
+        problem = problem or f"{tail.cut} bytes of an unfinished transaction"
     table.end = tail.end
     return Replayed(table, tail, problem, inside)
 
@@ -100,5 +100,5 @@ def _index(table: Memtable, frame: Frame, records: list[Record]) -> None:
             table.vlog_ids.add(ValuePointer.decode(bytes(table.map[at : record.stop])).file_id)
         table.last_ts = max(table.last_ts, record.version)
     table.last_ts = max(table.last_ts, frame.ts)
-    table.first_ts = table.first_ts or frame.ts
+    table.first_ts = min(table.first_ts or frame.ts, frame.ts)
     table.records += len(records)

@@ -83,7 +83,7 @@ def test_a_marked_test_that_leaks_fails_and_others_do_not(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "."],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tests}:{tests / 'support'}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tests)])},
         capture_output=True,
         text=True,
         check=False,

@@ -67,7 +67,7 @@ LAYERS = (
     Layer("engine.memtable", (*FILES, "engine.log"), "an index over one log"),
     Layer(
         "engine.memtable.flush",
-        (*RECORDS, "engine.memtable", "engine.log", "engine.table"),
+        (*RECORDS, "engine.memtable", "engine.log", "engine.table", "engine.compaction.retention"),
         "the flush job",
     ),
     Layer("engine.vlog", RECORDS, "one file format"),

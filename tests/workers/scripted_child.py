@@ -1,7 +1,8 @@
 """A worker that does what a test's job says, instead of real work.
 
 Started in place of `meles.workers.child.main`, whose `main` it calls: handshake, threads,
-protection and wire are the real ones. The act is a FlushJob's `mem_id`, its argument the job's `end`.
+protection and wire are the real ones. The act is a FlushJob's `mem_id`, its argument the job's
+`end`.
 """
 
 import logging

@@ -220,6 +220,23 @@ def test_kills_at_random_moments_lose_and_double_nothing(process_pool, recorder,
     assert recorder.errors == []
 
 
+def test_deaths_are_noticed_on_a_kernel_without_pidfds(
+    process_pool, recorder, acts, job, until, idle, monkeypatch
+):
+    def refuse(_pid):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    pool = process_pool({"flusher": 2}, hang_timeout=0.5)
+    pids = idle(pool)
+    os.kill(pids[0], signal.SIGKILL)
+    os.kill(pids[1], signal.SIGSTOP)
+    until(lambda: {info.pid for info in pool.infos()}.isdisjoint({*pids, None}), "new workers")
+    pool.submit(1, job(acts.ECHO))
+    assert isinstance(recorder.wait(1), JobResult)
+    assert pool.stop_kind("flusher", DEADLINE) is True
+
+
 # -- silence -------------------------------------------------------------------------------------
 
 

@@ -338,6 +338,7 @@ class Crew:
         if worker.phase is Phase.STOPPED:
             return
         worker.stopping = True
+        worker.polite = worker.phase is not Phase.CONDEMNED
         if worker.child is None:
             worker.phase = Phase.STOPPED
         elif worker.phase in (Phase.GREETING, Phase.PREPARING):

@@ -1,4 +1,4 @@
-"""A small LSM tree without a database around it: real tables, a Version, plans run and installed."""
+"""A small LSM tree without a database around it: real tables, a Version, plans run, installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def new_meta(
 
 @dataclass
 class Lsm:
-    """Levels of real tables. Versions are applied without an id rule: order is by newest version."""
+    """Levels of real tables."""
 
     directory: Directory
     options: Options
@@ -106,7 +107,7 @@ class Lsm:
 
     def check(self) -> None:
         for level in self.version.levels[1:]:
-            for left, right in zip(level, level[1:], strict=False):
+            for left, right in pairwise(level):
                 assert left.max_key < right.min_key, "tables of one level overlap"
 
     def drop(self, prefixes: tuple[bytes, ...], ts: int) -> None:
@@ -138,9 +139,7 @@ class Lsm:
                     table.verify()
                     made.append(table.meta)
         if plan.from_level == plan.to_level:
-            self.install(
-                plan.to_level, made, plan.from_level, [table.id for table in plan.inputs]
-            )
+            self.install(plan.to_level, made, plan.from_level, [table.id for table in plan.inputs])
         else:
             self.version = self.version.with_tables(
                 plan.to_level, [], [table.id for table in plan.bottom]
@@ -175,9 +174,7 @@ class Lsm:
         """A plan as told, with the tables it meets."""
         top = tuple(t for t in self.version.levels[from_level] if t.id in ids)
         assert len(top) == len(ids)
-        bottom = (
-            () if from_level == to_level else self.version.overlapping(to_level, *hull(top))
-        )
+        bottom = () if from_level == to_level else self.version.overlapping(to_level, *hull(top))
         kind = "rewrite" if from_level == to_level else "level"
         if from_level == 0:
             kind = "l0_to_l0" if to_level == 0 else "l0_to_base"
@@ -217,7 +214,9 @@ def show_entries(columns: Columns) -> str:
         flags = [name for name, bit in FLAGS.items() if meta & bit]
         if expiry:
             flags.append(f"ttl={expiry}")
-        words.append(word + ("" if value else ":" if flags else "") + ("," if value and flags else "") + ",".join(flags))  # fmt: skip
+        if flags:
+            word += ("," if value else ":") + ",".join(flags)
+        words.append(word)
     return " ".join(words)
 
 

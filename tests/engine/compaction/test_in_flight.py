@@ -10,7 +10,9 @@ from meles.engine.compaction.plan import Plan, hull
 from meles.engine.errors import InvariantError
 
 
-def make(kind: Any, from_level: int, to_level: int, top: Any, bottom: Any = (), at: float = 0.0) -> Plan:
+def make(
+    kind: Any, from_level: int, to_level: int, top: Any, bottom: Any = (), at: float = 0.0
+) -> Plan:
     return Plan(kind, from_level, to_level, top, bottom, 1000, *hull((*top, *bottom)), at)
 
 

@@ -1,4 +1,4 @@
-"""What readers see is not changed by compaction, whatever is picked and in whatever order it ends."""
+"""Compaction does not change what readers see, whatever is picked and in what order it ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class World:
 
     def drop(self, seed: int) -> None:
         self.ts += 1
-        self.lsm.drop(((b"ba", b"a01", b"b01", b"b", b"")[min(seed % 15, 4) if seed % 3 else 0],), self.ts)
+        self.lsm.drop(
+            ((b"ba", b"a01", b"b01", b"b", b"")[min(seed % 15, 4) if seed % 3 else 0],), self.ts
+        )
 
     def discard_ts(self) -> int:
         return min([*self.readers, self.ts])
@@ -90,9 +92,7 @@ class World:
             for ts in asked:
                 expected = next((e for e in reversed(entries) if e[0] <= ts), None)
                 # as a reader does: the first source with a version <= ts decides
-                found = next(
-                    (e for versions in chain for e in versions if e[0] <= ts), None
-                )
+                found = next((e for versions in chain for e in versions if e[0] <= ts), None)
                 assert self.visible(key, found, ts) == self.visible(key, expected, ts), (key, ts)
 
     def pick(self, choice: int) -> Plan | None:
@@ -166,9 +166,7 @@ def settle(world: World) -> None:
 
 
 @given(steps=STEPS, keep=st.sampled_from([1, 1, 2, 100]))
-def test_readers_see_what_was_written(
-    tools: Any, steps: list[tuple[str, int]], keep: int
-) -> None:
+def test_readers_see_what_was_written(tools: Any, steps: list[tuple[str, int]], keep: int) -> None:
     with (
         tempfile.TemporaryDirectory() as path,
         tools.lsm(path, num_versions_to_keep=keep) as lsm,

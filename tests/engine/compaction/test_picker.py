@@ -1,0 +1,158 @@
+"""Every plan, whatever the shape and whatever runs already, keeps the order of versions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from meles.engine.compaction.in_flight import InFlight
+from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.plan import Plan
+from meles.engine.compaction.targets import level_targets
+from meles.engine.manifest.version import Drop, TableMeta, Version
+
+KIB = 1 << 10
+
+
+def key(number: int) -> bytes:
+    return b"%03d" % number
+
+
+def random_version(tools: Any, seed: int, levels: int) -> Version:
+    rng = random.Random(seed)
+    version = Version.empty(levels)
+    next_id = 1
+    for level in range(levels - 1, -1, -1):
+        tables = rng.choice((0, 0, 1, 3, 8, 20))
+        ends = sorted(rng.sample(range(200), 2 * tables))
+        made: list[TableMeta] = []
+        for number in range(tables):
+            low, high = ends[2 * number], ends[2 * number + 1]
+            if level == 0:
+                low, high = sorted(rng.sample(range(200), 2))
+            count = rng.randrange(1, 100)
+            size = rng.choice((1, 10, 40, 200)) * KIB
+            oldest = 100 * (levels - level) + number
+            made.append(
+                tools.meta(
+                    next_id, key(low), key(high), size=size, versions=(oldest, oldest + 5),
+                    count=count, tombstones=rng.choice((0, 0, 0, count // 2, count)),
+                    stale_bytes=rng.choice((0, 0, size // 9, size // 2)),
+                    expiring=rng.choice((0, 0, count)), created=rng.choice((0.0, 5e8, 1e9)),
+                )
+            )  # fmt: skip
+            next_id += 1
+        if level == 0:
+            made.reverse()
+        version = replace(
+            version, levels=(*version.levels[:level], tuple(made), *version.levels[level + 1 :])
+        )
+    drops = tuple(
+        Drop((rng.choice((b"", b"0", b"05", b"1")),), rng.randrange(50, 600))
+        for _ in range(rng.choice((0, 0, 1, 2)))
+    )
+    return replace(version, drops=drops)
+
+
+def check_plan(plan: Plan, version: Version, in_flight: InFlight) -> None:
+    assert plan.top
+    assert not any(in_flight.busy(table) for table in plan.inputs)
+    on_level = version.levels[plan.from_level]
+    assert all(table in on_level for table in plan.top)
+    assert all(table.max_key <= plan.high for table in plan.inputs)
+    assert all(table.min_key >= plan.low for table in plan.inputs)
+    if plan.kind == "move":
+        assert not plan.bottom
+    if plan.from_level == plan.to_level:
+        assert not plan.bottom
+        assert plan.kind in ("l0_to_l0", "rewrite", "last_level")
+        if plan.kind == "l0_to_l0":
+            places = [on_level.index(table) for table in plan.top]
+            assert places == list(range(places[0], places[0] + len(places))), "not neighbours"
+            assert len(places) >= 4
+        return
+    assert plan.to_level == plan.from_level + 1 or plan.from_level == 0
+    # everything it meets goes along, and it skips nothing on its way
+    assert plan.bottom == version.overlapping(plan.to_level, plan.low, plan.high)
+    for between in range(plan.from_level + 1, plan.to_level):
+        assert not version.levels[between]
+        assert not in_flight.blocks(between, plan.low, plan.high)
+    if plan.from_level == 0:
+        for at, table in enumerate(on_level):
+            if table in plan.top:
+                for older in on_level[at + 1 :]:
+                    assert older in plan.top or not table.overlaps(older.min_key, older.max_key)
+
+
+@given(
+    seed=st.integers(0, 1 << 40),
+    levels=st.integers(2, 6),
+    discard=st.sampled_from([0, 150, 300, 1000]),
+    choices=st.lists(st.integers(0, 9), max_size=40),
+)
+def test_plans_keep_the_order_and_exclude_each_other(
+    tools: Any, seed: int, levels: int, discard: int, choices: list[int]
+) -> None:
+    version = random_version(tools, seed, levels)
+    options = tools.options(max_levels=levels)
+    in_flight = InFlight()
+    running: list[Plan] = []
+    for choice in choices:
+        if choice == 0 and running:
+            in_flight.release(running.pop(seed % len(running)))
+            continue
+        if choice == 1:
+            plan = pick_flatten(version, options, in_flight)
+        elif choice == 2:
+            plan = pick_level_zero(version, options, in_flight)
+        else:
+            plan = pick(
+                version, options, in_flight, l0_only=choice == 3, now=1e9, discard_ts=discard
+            )
+        if plan is None:
+            continue
+        check_plan(plan, version, in_flight)
+        in_flight.claim(plan)
+        running.append(plan)
+
+
+@given(seed=st.integers(0, 1 << 40), levels=st.integers(2, 6))
+def test_the_base_level_is_never_below_data(tools: Any, seed: int, levels: int) -> None:
+    version = random_version(tools, seed, levels)
+    base = level_targets(version, tools.options(max_levels=levels)).base_level
+    assert 1 <= base < levels
+    assert not any(version.levels[1:base])
+
+
+@given(seed=st.integers(0, 1 << 40))
+def test_picking_changes_nothing_and_repeats_itself(tools: Any, seed: int) -> None:
+    version = random_version(tools, seed, 5)
+    options, in_flight = tools.options(), InFlight()
+    first = pick(version, options, in_flight, now=1e9, discard_ts=300)
+    assert first == pick(version, options, in_flight, now=1e9, discard_ts=300)
+    assert not in_flight.plans
+
+
+def test_what_a_reader_still_sees_is_not_rewritten(tools: Any) -> None:
+    """All garbage is newer than the discard timestamp: nothing to gain."""
+    options = tools.options()
+    for seed in range(200):
+        version = random_version(tools, seed, 5)
+        plan = pick(version, options, InFlight(), now=1e9, discard_ts=0)
+        assert plan is None or plan.kind not in ("last_level", "rewrite")
+
+
+def test_a_thousand_tables_on_level_zero_are_taken_in_parts(tools: Any) -> None:
+    """As after a time without compactors; the oldest go first."""
+    tables = tuple(
+        tools.meta(n, key(n % 50), key(n % 50 + 100), versions=(n, n)) for n in range(1000, 0, -1)
+    )
+    version = replace(Version.empty(5), levels=(tables, (), (), (), ()))
+    plan = pick(version, tools.options(), InFlight(), now=1e9, discard_ts=2000)
+    assert plan is not None
+    assert plan.kind == "l0_to_base"
+    assert plan.top == tables[-len(plan.top) :]
+    assert 4 <= len(plan.top) <= 64
