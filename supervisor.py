@@ -172,7 +172,7 @@ class Supervisor:
             args = (opening.options, self._scheduler)
             self._flushing = Flushing(engine.store, writer, engine.oracle, *args)
             self._compacting = Compacting(engine.store, engine.oracle, *args)
-            self._collecting = Collecting(engine.store, writer, *args)
+            self._collecting = Collecting(engine.store, writer, engine.oracle, *args)
 
     def _subscriptions_changed(self, any_left: bool) -> None:
         """Hook the publisher in only while somebody listens: hooks cost every commit."""
@@ -285,6 +285,7 @@ class Supervisor:
                 self._flushing.counters,
                 self._compacting.counters,
                 self._collecting.counters,
+                self._writer.brake,
             )
         return make_stats(self.engine, self.recovery, self.workers(), sums)
 

@@ -22,7 +22,6 @@ from meles.engine.errors import CorruptionError, DirectoryMissingError, FormatVe
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
 from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
-from meles.engine.log.reader import Tail
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile
 from meles.engine.manifest.version import Version, VlogMeta
@@ -122,13 +121,15 @@ def replay_logs(state: Recovering) -> None:
     directory = state.dirs.tables
     found = ids_of(Kind.WAL, directory.names())
     needed = [mem_id for mem_id in found if mem_id >= state.version.min_mem]
-    for mem_id in set(found) - set(needed):  # flushed before the crash
-        _discard_log(state, file_name(Kind.WAL, mem_id))
+    blank = []  # newest first, so that a crash in between leaves no gap
     while needed and _is_blank(directory, file_name(Kind.WAL, needed[-1])):
-        _discard_log(state, file_name(Kind.WAL, needed.pop()))  # newest first: no gap in between
+        blank.append(needed.pop())
     _expect_consecutive(directory, needed, state.version.min_mem)
+    for mem_id in [*blank, *(i for i in found if i < state.version.min_mem)]:
+        _discard_log(state, file_name(Kind.WAL, mem_id))
     stopped = False
     for mem_id in needed:
+        stopped = stopped or _is_blank(directory, file_name(Kind.WAL, mem_id))
         if stopped:
             _set_aside(state, mem_id)
             continue
@@ -144,7 +145,7 @@ def replay_logs(state: Recovering) -> None:
         if result.memtable.records:
             _settle(state, mem_id, result)
             state.sealed.insert(0, result.memtable)
-        elif stopped:
+        elif stopped or result.inside:
             _set_aside(state, mem_id)
         elif not result.tail.sealed:
             _discard_log(state, file_name(Kind.WAL, needed.pop()))
@@ -164,30 +165,19 @@ def _expect_consecutive(directory: Directory, needed: list[int], first: int) -> 
             )  # fmt: skip
 
 
-def _later_has_data(state: Recovering, mem_id: int, needed: list[int]) -> bool:
-    """Whether a log after this unsealed one holds anything: then its end is lost, not unwritten."""
-    for later in needed:
-        if later > mem_id and state.dirs.tables.size_of(file_name(Kind.WAL, later)):
-            with state.dirs.tables.map(file_name(Kind.WAL, later)) as mapping:
-                if bytes(mapping[HEADER_BYTES:4096]).strip(b"\0"):
-                    return True
-    return False
-
-
-def _replay_one(state: Recovering, mem_id: int) -> Replayed | None:
-    """The log's content, or None for one whose first bytes never reached the medium."""
-    directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
-    path = directory.join(name)
+def _is_blank(directory: Directory, name: str) -> bool:
+    """Whether nothing behind a log's header ever reached the medium, perhaps not even that."""
     if directory.size_of(name) == 0:
-        _discard_log(state, name)
-        return None
+        return True
+    with directory.map(name) as mapping:
+        return len(mapping) >= HEADER_BYTES and not mapping[HEADER_BYTES:4096].strip(b"\0")
+
+
+def _replay_one(state: Recovering, mem_id: int) -> Replayed:
+    directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
     mapping = directory.map(name)
     try:
-        if not bytes(mapping[:4096]).strip(b"\0"):  # created, but the header never written
-            mapping.close()
-            _discard_log(state, name)
-            return None
-        return replay(mapping, mem_id, path, state.value_ends)
+        return replay(mapping, mem_id, directory.join(name), state.value_ends)
     except FormatVersionError:
         mapping.close()
         raise
@@ -202,24 +192,20 @@ def _discard_log(state: Recovering, name: str) -> None:
 def _settle(state: Recovering, mem_id: int, result: Replayed) -> None:
     """Make the recovered prefix the whole log, so that another crash finds the same."""
     directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
-    if not result.memtable.records:
-        directory.unlink(name)
-        state.report.removed_files += 1
-        return
-    if result.tail.sealed:
+    if result.tail.sealed or state.read_only:
         return
     if result.inside:
         _keep_copy(state, name, result.tail.end)
     end = aligned(result.tail.end)
     with directory.open(name, write=True) as file:
         file.truncate(result.tail.end)
-        file.pwrite(_end_frame(file.pread(HEADER_BYTES, 0), result.tail), end)
+        file.pwrite(_end_frame(file.pread(HEADER_BYTES, 0), result), end)
         file.sync()
 
 
-def _end_frame(header: bytes, tail: Tail) -> bytes:
+def _end_frame(header: bytes, result: Replayed) -> bytes:
     """The end record that says: this prefix is the whole log."""
-    body = BODY.pack(tail.last_ts, tail.frames, KIND_END, 0)
+    body = BODY.pack(result.tail.last_ts, result.memtable.records, KIND_END, 0)
     seed = decode_header(header, MAGIC_WAL, "").seed
     return PREFIX.pack(len(body), crc32c(body, seed ^ len(body))) + body
 
@@ -241,7 +227,7 @@ def _set_aside(state: Recovering, mem_id: int) -> None:
     """A log behind a hole: its transactions would not be a prefix. Kept, not replayed."""
     name = file_name(Kind.WAL, mem_id)
     state.report.set_aside.append(name + ASIDE_SUFFIX)
-    state.report.problems.append(f"{name}: set aside, an earlier log lost its end")
+    state.report.problems.append(f"{name}: set aside, it or an earlier log lost a part")
     if not state.read_only:
         state.dirs.tables.rename(name, name + ASIDE_SUFFIX)
 

@@ -161,11 +161,13 @@ class ValueLogInfo:
 
 @dataclass(frozen=True, slots=True)
 class StallInfo:
-    """Times writers had to wait for flushing."""
+    """Times writers had to wait for flushing, and before that, were slowed down."""
 
     count: int
     seconds: float
     longest: float
+    slowdowns: int = 0
+    slowdown_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from meles.engine import inspection
 from meles.engine.background.collecting import GCCounters
 from meles.engine.background.compacting import CompactionCounters
 from meles.engine.background.flushing import FlushCounters
+from meles.engine.brake import Brake
 from meles.engine.engine import Engine
 from meles.engine.reports import Recovery, StallInfo, Stats
 from meles.engine.worker_info import WorkerInfo
@@ -26,9 +27,10 @@ class Sums:
     flush: FlushCounters
     compact: CompactionCounters
     gc: GCCounters
+    brake: Brake
 
 
-NO_SUMS = Sums(WriteCounters(), 0, FlushCounters(), CompactionCounters(), GCCounters())
+NO_SUMS = Sums(WriteCounters(), 0, FlushCounters(), CompactionCounters(), GCCounters(), Brake())
 
 
 def make_stats(engine: Engine, recovery: Recovery, workers: list[WorkerInfo], sums: Sums) -> Stats:
@@ -48,7 +50,13 @@ def make_stats(engine: Engine, recovery: Recovery, workers: list[WorkerInfo], su
         flushes=flush.flushes,
         compactions=compact.compactions,
         gc_runs=gc.runs,
-        stalls=StallInfo(wrote.stalls, wrote.stall_seconds, wrote.longest_stall),
+        stalls=StallInfo(
+            wrote.stalls,
+            wrote.stall_seconds,
+            wrote.longest_stall,
+            sums.brake.sleeps,
+            sums.brake.seconds,
+        ),
         bytes_written=wrote.bytes,
         write_amplification=written / wrote.bytes if wrote.bytes else 0.0,
         space_amplification=inspection.space_amplification(store),

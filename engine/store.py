@@ -160,14 +160,13 @@ class Store:
     # -- logs and memtables ----------------------------------------------------------------------
 
     def _create_log_locked(self) -> LogWriter:
-        mem_id = self._next_mem
-        self._next_mem += 1
-        log = LogWriter(self.dirs.tables, mem_id)
+        log = LogWriter(self.dirs.tables, self._next_mem)
         try:
             self.dirs.tables.sync()
         except BaseException:
             log.discard()
             raise
+        self._next_mem += 1  # only now: the ids of logs must have no gap
         return log
 
     def new_log(self) -> LogWriter:
@@ -175,6 +174,15 @@ class Store:
         with self._spare_lock:
             log, self._spare_log = self._spare_log, None
             return log if log is not None else self._create_log_locked()
+
+    def return_log(self, log: LogWriter) -> None:
+        """Take back a log from `new_log` that was not used after all."""
+        with self._spare_lock:
+            if self._spare_log is None:
+                self._spare_log = log
+                return
+            self._spare_log.discard()
+            self._spare_log, self._next_mem = log, log.id + 1
 
     def new_values(self) -> ValueLogWriter:
         """The value-log file prepared ahead, or a new one; named in the MANIFEST and readable."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
+from meles.engine.brake import Brake
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.errors import DiskFullError, Error, StoreFailedError, WriteStallError
 from meles.engine.log.writer import LogWriter
@@ -28,12 +29,10 @@ from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
-from meles.engine.vlog.layout import ENTRY_BYTES as VALUE_HEADER_BYTES
+from meles.engine.value_sink import ValueSink
 from meles.engine.vlog.writer import ValueLogWriter
 
 log = logging.getLogger("meles.writer")
-
-_LARGEST_APPEND: Final = 1 << 30  # bytes of one append to the value log
 
 # timestamp, keys, values as the user gave them, metas as in Columns, expiries
 CommitHook: TypeAlias = Callable[
@@ -47,7 +46,7 @@ class WriteCounters:
 
     entries: int = 0
     bytes: int = 0
-    log_bytes: int = 0  # of sealed logs and of the value log
+    log_bytes: int = 0  # of sealed logs
     syncs: int = 0
     stalls: int = 0
     stall_seconds: float = 0.0
@@ -68,25 +67,21 @@ class Writer:
         self._max_sealed = options.num_memtables
         self._stall_timeout = options.write_stall_timeout
         self._inline = options.workers == "inline"
-        self._values_size = options.value_log_file_size
-        self._values_entries = options.value_log_max_entries
         self._sync_on_commit = options.sync == "commit"
         self._sync_by_time = options.sync == "interval"
         self._poke = poke
+        self.brake = Brake()
         # under lock
         self.lock = threading.Lock()
         self._room = threading.Condition(self.lock)
         self.active: Memtable = store.view.active
         self.active.first_ts = oracle.published + 1
-        self.values: ValueLogWriter | None = None
-        self.threshold = options.value_threshold
+        self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
         self.counters = WriteCounters()
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
         self._rotated = False
-        self.values_flushed = 0  # end of the value-log file when the active memtable began
-        self._full_values: list[ValueLogWriter] = []  # to be sealed by the scheduler
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
         self._sync_lock = threading.Lock()
@@ -110,11 +105,13 @@ class Writer:
                 active = self._rotate_locked()
             ts = oracle.published + 1
             stored = value
+            sink = self.sink
+            if sink.observes:
+                sink.observe((len(value),))
             try:
-                if len(value) >= self.threshold and not meta & META_DELETE:
-                    stored = self._values_locked(1).append(value, ts).encode()
+                if len(value) >= sink.threshold and not meta & META_DELETE:
+                    stored = sink.put(value, ts, active)
                     meta |= META_POINTER
-                    active.vlog_ids.add(self.values.file_id)  # type: ignore[union-attr]
                 active.put(key, stored, meta, user, expiry, ts)
             except OSError as error:
                 raise self._failed_locked(error) from error
@@ -125,7 +122,7 @@ class Writer:
             counters.bytes += len(key) + len(value)
             if self.after_commit:
                 self._tell_locked(ts, (key,), (value,), (user << 8 | meta,), (expiry,))
-        self._acknowledge(ts)
+        self._acknowledge(ts, len(value))
         return ts
 
     def commit(
@@ -162,7 +159,7 @@ class Writer:
                 active.ordered = False
                 active.first_ts = min(active.first_ts, ts)
             try:
-                stored, marked = self._to_value_log_locked(values, metas, ts)
+                stored, marked = self.sink.put_large(values, metas, ts, active)
                 active.put_many(keys, stored, marked, expiries, ts, versions)
             except OSError as error:
                 raise self._failed_locked(error) from error
@@ -170,50 +167,12 @@ class Writer:
             oracle.published = max(oracle.published, ts)
             counters = self.counters
             counters.entries += len(keys)
-            counters.bytes += sum(map(len, keys)) + sum(map(len, values))
+            size = sum(map(len, keys)) + sum(map(len, values))
+            counters.bytes += size
             if self.after_commit and not quiet:
                 self._tell_locked(ts, keys, values, metas, expiries)
-        self._acknowledge(ts)
+        self._acknowledge(ts, size)
         return ts
-
-    def _to_value_log_locked(
-        self, values: Sequence[bytes], metas: Sequence[int], ts: int
-    ) -> tuple[Sequence[bytes], Sequence[int]]:
-        """Values and metas with the large values replaced by pointers."""
-        threshold = self.threshold
-        if max(map(len, values)) < threshold:
-            return values, metas
-        large = [
-            at
-            for at, value in enumerate(values)
-            if len(value) >= threshold and not metas[at] & META_DELETE
-        ]
-        stored, marked = list(values), list(metas)
-        for chunk in self._chunks_for_value_log(large, values):
-            writer = self._values_locked(len(chunk))
-            if sum(len(values[at]) + VALUE_HEADER_BYTES for at in chunk) > writer.room:
-                writer = self._next_values_locked()
-            for at, pointer in zip(
-                chunk, writer.append_many([stored[at] for at in chunk], ts), strict=True
-            ):
-                stored[at] = pointer
-                marked[at] |= META_POINTER
-            self.active.vlog_ids.add(writer.file_id)
-        return stored, marked
-
-    @staticmethod
-    def _chunks_for_value_log(
-        large: Sequence[int], values: Sequence[bytes]
-    ) -> Iterator[Sequence[int]]:
-        """Positions in runs that each fit one value-log file, whatever a transaction holds."""
-        first = size = 0
-        for count, at in enumerate(large):
-            size += len(values[at]) + VALUE_HEADER_BYTES
-            if size > _LARGEST_APPEND and count > first:
-                yield large[first:count]
-                first, size = count, len(values[at]) + VALUE_HEADER_BYTES
-        if large:
-            yield large[first:]
 
     def _hold_back(self) -> None:
         for gate in self.before_commit:
@@ -226,8 +185,10 @@ class Writer:
         for hook in self.after_commit:
             hook(ts, keys, values, metas, expiries)
 
-    def _acknowledge(self, ts: int) -> None:
+    def _acknowledge(self, ts: int, size: int) -> None:
         """What must happen between releasing the lock and returning to the caller."""
+        if self.brake.seconds_per_byte:
+            self.brake.pay(size)
         if self._rotated:
             self._rotated = False
             self._poke()
@@ -238,27 +199,6 @@ class Writer:
             self.dirty_event.set()
 
     # -- rotation and stalls ---------------------------------------------------------------------
-
-    def _values_locked(self, count: int) -> ValueLogWriter:
-        """The value-log file to append to, a new one when the last is full."""
-        writer = self.values
-        if (
-            writer is None
-            or writer.end >= self._values_size
-            or (writer.entries and writer.entries + count > self._values_entries)
-        ):
-            writer = self._next_values_locked()
-        return writer
-
-    def _next_values_locked(self) -> ValueLogWriter:
-        """Go on in the next value-log file; the full one is sealed in the background."""
-        fresh = self._store.new_values()
-        if self.values is not None:
-            self.counters.log_bytes += self.values.end
-            self._full_values.append(self.values)
-            self._rotated = True
-        self.values, self.values_flushed = fresh, 0
-        return fresh
 
     def _rotate_locked(self) -> Memtable:
         """Seal the active memtable and begin the next; waits while too many are unflushed."""
@@ -272,18 +212,23 @@ class Writer:
 
     def _swap_active_locked(self) -> Memtable:
         old = self.active
+        writer = old.log
         try:
-            fresh = Memtable.create(self._store.new_log())
-            fresh.first_ts = self._oracle.published + 1
-            writer = old.log
-            old.seal()
+            spare = self._store.new_log()
+            try:
+                old.seal()
+            except OSError:
+                self._store.return_log(spare)
+                raise
         except OSError as error:
             raise self._failed_locked(error) from error
+        fresh = Memtable.create(spare)
+        fresh.first_ts = self._oracle.published + 1
         self.counters.log_bytes += old.end
         if writer is not None:
             self._unsynced_logs.append(writer)
         self.active = fresh
-        self.values_flushed = 0 if self.values is None else self.values.end
+        self.sink.note_rotation()
         self._store.rotate(fresh)
         self._rotated = True
         return fresh
@@ -358,7 +303,7 @@ class Writer:
         """Seal the value-log files that are full; durable when this returns."""
         with self._sync_lock:  # a sync must not meet a file half sealed
             with self.lock:
-                full, self._full_values = self._full_values, []
+                full = self.sink.take_full()
             try:
                 return [writer.seal() for writer in full]
             except OSError as error:
@@ -372,9 +317,9 @@ class Writer:
         """
         with self._sync_lock:
             with self.lock:
-                writer = self.values
+                writer = self.sink.current
                 mark = None if writer is None else (writer, writer.end, writer.entries)
-                open_files = [*self._full_values, *([writer] if writer is not None else [])]
+                open_files = self.sink.open_files()
             try:
                 for file in open_files:
                     file.sync()
@@ -394,16 +339,14 @@ class Writer:
     def retire_values(self, file_id: int) -> None:
         """Have the value-log file sealed if it is still the one appended to."""
         with self.lock:
-            writer = self.values
-            if writer is not None and writer.file_id == file_id and self.refusal is None:
-                self.counters.log_bytes += writer.end
-                self._full_values.append(writer)
-                self.values, self.values_flushed = None, 0
+            current = self.sink.current
+            if current is not None and current.file_id == file_id and self.refusal is None:
+                self.sink.retire()
 
     def rotate_values(self) -> ValueLogWriter | None:
         """Stop appending to the current value-log file and hand it over for sealing."""
         with self.lock:
-            writer, self.values = self.values, None
+            writer, self.sink.current = self.sink.current, None
             return writer
 
     # -- durability ------------------------------------------------------------------------------
@@ -420,13 +363,12 @@ class Writer:
                 if isinstance(self.refusal, _Failure):
                     raise self.refusal()
                 target = self._oracle.published
-                values = [*self._full_values, self.values]
+                values = self.sink.open_files()
                 logs, self._unsynced_logs = self._unsynced_logs, []
                 current = self.active.log
             try:
                 for writer in values:
-                    if writer is not None:
-                        writer.sync()
+                    writer.sync()
                 for sealed in logs:
                     sealed.sync()
                     sealed.close()
@@ -447,8 +389,7 @@ class Writer:
 
     def logged_bytes(self) -> int:
         """Bytes written to logs and value log since open."""
-        values = self.values
-        return self.counters.log_bytes + self.active.size + (0 if values is None else values.end)
+        return self.counters.log_bytes + self.active.size + self.sink.written()
 
     # -- failing ---------------------------------------------------------------------------------
 

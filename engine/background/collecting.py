@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from meles.engine.background.retry import WORKER_OUTPUT, Retry
 from meles.engine.background.scheduler import Scheduler
@@ -22,12 +23,14 @@ from meles.engine.manifest.version import Version, VlogMeta
 from meles.engine.options import Options
 from meles.engine.reports import GCReport
 from meles.engine.store import Store
+from meles.engine.txn.oracle import Oracle
 from meles.engine.vlog.gc_pick import GCPlan, pick_gc, relocation
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.writer import Writer
 
 log = logging.getLogger("meles.gc")
+_BUSY_RATE: Final = 64 << 20  # bytes a second of a relocation while commits go on
 
 
 @dataclass(slots=True)
@@ -57,10 +60,17 @@ class Collecting:
     """Decides, submits and installs value-log collection."""
 
     def __init__(
-        self, store: Store, writer: Writer, options: Options, scheduler: Scheduler
+        self,
+        store: Store,
+        writer: Writer,
+        oracle: Oracle,
+        options: Options,
+        scheduler: Scheduler,
     ) -> None:
         self._store = store
         self._writer = writer
+        self._oracle = oracle
+        self._published = oracle.published  # when the last relocation began
         self._options = options
         self._scheduler = scheduler
         self._running: tuple[RelocateJob, GCPlan] | None = None
@@ -87,7 +97,7 @@ class Collecting:
         if not self._retry.may_run(time.monotonic()):
             self._finish_request(None)
             return
-        values = self._writer.values
+        values = self._writer.sink.current
         active = 0 if values is None else values.file_id
         unflushed = self._unflushed()
         state = (self._store.version, active, unflushed)
@@ -120,8 +130,11 @@ class Collecting:
                 self._request.files[file_id] = ("dropped", "nothing in it was alive")
 
     def _relocate(self, plan: GCPlan) -> None:
+        published = self._oracle.published
+        rate = _BUSY_RATE if published != self._published else 0
+        self._published = published
         job = relocation(
-            self._store.version, plan.relocate, output=self._store.reserve_vlog(), rate=0,
+            self._store.version, plan.relocate, output=self._store.reserve_vlog(), rate=rate,
             created_ms=int(time.time() * 1000),
         )  # fmt: skip
         self._store.pin(_files(job))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.brake import room_used
 from meles.engine.errors import InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
@@ -69,9 +70,10 @@ class Flushing:
         self.spares = options.workers != "inline"
 
     def start_due(self) -> None:
+        self._set_brake()
         self._seal_values()
         if self.spares and self._writer.refusal is None:
-            self._store.prepare_spares(values=self._writer.values is not None)
+            self._store.prepare_spares(values=self._writer.sink.current is not None)
         if self._current is not None or self._held() or self._writer.failure is not None:
             return
         sealed = self._store.view.sealed
@@ -81,6 +83,19 @@ class Flushing:
         if not self._retry.may_run(now):
             return
         self._flush(sealed[-1])
+
+    def _set_brake(self) -> None:
+        options = self._options
+        self._writer.brake.set(
+            room_used(
+                sealed=len(self._store.view.sealed),
+                max_sealed=options.num_memtables,
+                level_zero=len(self._store.version.levels[0]),
+                due=options.num_level_zero_tables,
+                stall=options.num_level_zero_tables_stall,
+                compacting=options.num_compactors > 0 and options.workers != "inline",
+            )
+        )
 
     def _seal_values(self) -> None:
         for meta in self._writer.seal_full_values():

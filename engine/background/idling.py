@@ -60,18 +60,18 @@ class Idling:
 
     def _held(self, log_bytes: int) -> int:
         """Bytes of log and values that only the active memtable refers to."""
-        values = self._writer.values
-        unflushed = 0 if values is None else values.end - self._writer.values_flushed
+        values = self._writer.sink.current
+        unflushed = 0 if values is None else values.end - self._writer.sink.flushed_end
         return max(log_bytes, unflushed)
 
     def _seal_garbage(self) -> None:
-        values = self._writer.values
+        values = self._writer.sink.current
         version = self._store.version
         if values is None or id(version) == self._judged:
             return
         self._judged = id(version)
         live = live_bytes(version).get(values.file_id, (0, 0))[0]
-        flushed = self._writer.values_flushed
+        flushed = self._writer.sink.flushed_end
         if self._store.view.sealed or flushed <= 0:
             return
         garbage = flushed - live

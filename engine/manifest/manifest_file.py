@@ -30,6 +30,7 @@ from meles.engine.manifest.version import Version
 _PREFIX: Final = struct.Struct("<IIQ")  # payload bytes, checksum, record number
 _NUMBER: Final = struct.Struct("<Q")
 PREFIX_BYTES: Final = _PREFIX.size
+_END: Final = b"\xff"  # ends a payload: the zeros of a sector that was lost never look like it
 _SECTOR: Final = 512  # a torn write leaves whole sectors old (here: zero or absent) or new
 _REWRITE_AT: Final = 1 << 20  # a MANIFEST smaller than this is never rewritten
 _REWRITE_FACTOR: Final = 8  # ... nor one smaller than this many times what its state needs
@@ -47,7 +48,7 @@ class Replay:
 
 
 def _record(edit: Edit, number: int, seed: int) -> bytes:
-    payload: bytes = msgpack.packb(edit.to_plain(), use_bin_type=True)
+    payload: bytes = msgpack.packb(edit.to_plain(), use_bin_type=True) + _END
     crc = crc32c(_NUMBER.pack(number) + payload, seed ^ len(payload))
     return _PREFIX.pack(len(payload), crc, number) + payload
 
@@ -86,8 +87,7 @@ def _edit_at(data: bytes, offset: int, number: int, seed: int, path: str) -> Edi
             if found != number:
                 raise _damage(path, offset, f"record {found} where {number} belongs")
             try:
-                plain = msgpack.unpackb(payload, raw=False, strict_map_key=True)
-                return Edit.from_plain(plain)
+                return Edit.from_plain(_unpacked(payload))
             except (ValueError, msgpack.UnpackException) as error:
                 raise _damage(path, offset, f"record cannot be read: {error}") from None
     if _is_torn(data, offset, seed, number):
@@ -122,13 +122,20 @@ def _is_torn(data: bytes, offset: int, seed: int, number: int) -> bool:
     return any(not piece.strip(b"\0") for piece in pieces)
 
 
+def _unpacked(payload: bytes) -> object:
+    """The change set in a payload. `ValueError` or an error of msgpack if there is none."""
+    if payload[-1:] != _END:
+        raise ValueError("payload has no end")
+    return msgpack.unpackb(payload[:-1], raw=False, strict_map_key=True)
+
+
 def _decodes(payload: bytes) -> bool:
     """Whether the payload is whole: then its length word was damaged and nothing is missing.
 
     A cut msgpack map never decodes, so a torn record is not mistaken for a damaged one.
     """
     try:
-        msgpack.unpackb(payload, raw=False, strict_map_key=True)
+        _unpacked(payload)
     except (ValueError, msgpack.UnpackException):
         return False
     return True

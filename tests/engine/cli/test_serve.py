@@ -99,8 +99,12 @@ def serve() -> Iterator[Callable[..., Served]]:
 
 
 def entries(database: Path) -> dict[bytes, bytes]:
-    """What is stored, positions left out."""
-    with meles.open(database, mode="read_only") as db:
+    """What is stored, positions left out.
+
+    The wait is for a worker that was being started when its supervisor was killed: until it has
+    executed its program it shares the lock.
+    """
+    with meles.open(database, mode="read_only", wait=SECONDS) as db:
         return {k: v for k, v in db.items() if not k.startswith(b"_serve/")}
 
 
@@ -143,7 +147,7 @@ def test_killed_over_and_over_it_takes_each_line_once(
     log, database = tmp_path / "app.log", tmp_path / "db"
     lines = [b"line %d" % number for number in range(1, 30_001)]
     log.write_bytes(b"\n".join(lines[:20_000]) + b"\n")
-    args = (database, log, "--config", "tiny", "--key", "{n:06d}")
+    args = (database, log, "--config", "tiny", "--key", "{n:06d}", "--wait", "60")
     for _ in range(3):
         served = serve(*args)
         ready = served.until(lambda line: line.startswith(("ready: ", "ack ")))

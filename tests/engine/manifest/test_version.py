@@ -94,7 +94,8 @@ def test_no_field_may_be_missing(table: Table, name: str) -> None:
 @pytest.mark.parametrize(
     "plain",
     [[], None, 7, [1, [1], True, 0], [1, [1], True, 0, 0, 0], [0, [1], True, 0, 0],
-     [1, 1, True, 0, 0], [1, [0], True, 0, 0], [1, ["1"], True, 0, 0], [1, [1], True, -1, 0], [1, [1], True, 0, "x"],
+     [1, 1, True, 0, 0], [1, [0], True, 0, 0], [1, ["1"], True, 0, 0], [1, [1], True, -1, 0],
+     [1, [1], True, 0, "x"],
      {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}],
 )  # fmt: skip
 def test_no_value_log_file_is_made_of(plain: object) -> None:

@@ -1,0 +1,478 @@
+"""The acked-write ledger: what a load was promised, and whether a database keeps it.
+
+The ledger is a file outside the database's directory. One `os.write` to an O_APPEND descriptor per
+event, so that every event before a SIGKILL is in it: the page cache outlives the process. A line is
+a JSON list; its newline comes first, so that a line a kill cut short spoils no other.
+
+    O run                     a run of the load begins; the database is about to be opened
+    F {...}                   an `Observation`: everything the database shows, nobody writing
+    B txn client seq writes   a commit is about to be called; writes are [key, op, digest]
+    K txn ts                  it returned; ts is null where the API does not tell
+    N txn error               it refused, nothing of it may ever appear
+    W txn version             a reader saw a value of this transaction
+    G {...}                   counters of the run so far
+    X text                    the load itself saw something that must not be
+
+`Checker` reads it as a stream; each F is judged against all before it:
+D1  what was acknowledged (or seen by a reader) is there with its exact value
+A   a transaction is there whole or not at all
+P   what is there is a prefix of commit order: no number below the newest is missing
+R   nothing that was deleted, overwritten, refused, lost or never written appears
+M   timestamps of new commits are above all there ever were
+W   a read gives the right answer whichever way it is asked
+
+A transaction begun and not acknowledged may be there or not; which, is settled by the first F.
+Commits are numbered without gaps, so counting numbers finds a hole even where its keys have been
+written since. A key that is written by commits without a known ts must have one writer only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+SET: Final = "S"
+DELETE: Final = "D"
+
+# -- values that say what they are ---------------------------------------------------------------
+
+_MAGIC: Final = b"LdGr"
+_HEAD: Final = struct.Struct("<4sQIHHI")  # magic, txn, seq, client, index of the write, length
+_CRC: Final = struct.Struct("<I")
+_FRAME_BYTES: Final = _HEAD.size + _CRC.size
+_POOL: Final = random.Random(7).randbytes(1 << 17)
+
+
+def make_value(txn: int, seq: int, client: int, index: int, length: int) -> bytes:
+    """Exactly `length` bytes; too short for the header, they are a digest of the same."""
+    head = _HEAD.pack(_MAGIC, txn, seq, client, index, length)
+    if length < _FRAME_BYTES:
+        return hashlib.blake2b(head).digest()[:length]
+    at = (txn * 2654435761 + index * 40503) % (len(_POOL) // 2)
+    filler = _POOL[at : at + length - _FRAME_BYTES]
+    return head + _CRC.pack(zlib.crc32(filler, zlib.crc32(head))) + filler
+
+
+def txn_of(value: bytes) -> int | None:
+    """The transaction a value belongs to, None when it is too short to say."""
+    return _HEAD.unpack_from(value)[1] if len(value) >= _FRAME_BYTES else None
+
+
+def value_fault(value: bytes) -> str:
+    """Why a value cannot be one of `make_value`, or an empty text."""
+    if len(value) < _FRAME_BYTES:
+        return ""
+    magic, txn, seq, client, index, length = _HEAD.unpack_from(value)
+    if magic != _MAGIC:
+        return f"foreign value of {len(value)} bytes: {value[:16]!r}"
+    name = f"value {index} of txn {txn} (client {client}, seq {seq})"
+    if length != len(value):
+        return f"{name} has {len(value)} bytes instead of {length}"
+    crc = _CRC.unpack_from(value, _HEAD.size)[0]
+    if zlib.crc32(value[_FRAME_BYTES:], zlib.crc32(value[: _HEAD.size])) != crc:
+        return f"{name} is torn or mixed"
+    return ""
+
+
+def digest(value: bytes) -> str:
+    return f"{len(value)}:{hashlib.blake2b(value, digest_size=8).hexdigest()}"
+
+
+# -- what is seen --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything a database shows, by each way of asking. Keys are ASCII texts."""
+
+    forward: list[tuple[str, int, str]]  # key, version, digest
+    reverse: list[tuple[str, str]]
+    gets: dict[str, str | None]
+    max_version: int
+    faults: list[str] = field(default_factory=list)  # of values that do not say what they are
+    source: str = "own"
+
+
+def observe(db: Any, keys: Iterable[str], source: str = "own") -> Observation:
+    """Look at all of a quiet database: scans both ways, and a get of each of `keys`."""
+    names = list(keys)
+    faults: list[str] = []
+
+    def seen(key: bytes, value: bytes) -> str:
+        if fault := value_fault(value):
+            faults.append(f"{key.decode()}: {fault}")
+        return digest(value)
+
+    forward = [(i.key.decode(), i.version, seen(i.key, i.value)) for i in db.iterate()]
+    reverse = [(key.decode(), seen(key, value)) for key, value in db.items(reverse=True)]
+    found = db.get_many([name.encode() for name in names])
+    gets = {
+        name: None if value is None else seen(name.encode(), value)
+        for name, value in zip(names, found, strict=True)
+    }
+    return Observation(forward, reverse, gets, db.max_version(), faults, source)
+
+
+# -- writing the ledger --------------------------------------------------------------------------
+
+
+class Ledger:
+    """Appends events; safe from several threads, a line is one system call."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def note(self, *event: Any) -> None:
+        line = b"\n" + json.dumps(event, separators=(",", ":")).encode()
+        if os.write(self._fd, line) != len(line):
+            raise OSError("the ledger is cut short")
+
+    def begin(self, txn: int, client: int, seq: int, writes: Sequence[Sequence[str]]) -> None:
+        self.note("B", txn, client, seq, writes)
+
+    def acked(self, txn: int, ts: int | None) -> None:
+        self.note("K", txn, ts)
+
+    def refused(self, txn: int, error: Exception) -> None:
+        self.note("N", txn, type(error).__name__)
+
+    def found(self, observation: Observation) -> None:
+        self.note("F", asdict(observation))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class LedgerFile:
+    """Reads a ledger piece by piece, while no load is alive."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._offset = 0
+        self.torn = 0  # lines a kill cut short: their commits were not called, or not acknowledged
+
+    def more(self) -> list[list[Any]]:
+        """The events since the last call."""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        self._offset += len(data)
+        events = []
+        for line in filter(None, data.split(b"\n")):
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                self.torn += 1
+        return events
+
+
+# -- judging -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Violation:
+    rule: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.text}"
+
+
+@dataclass
+class _Begun:
+    txn: int
+    writes: dict[str, tuple[str, str]]  # key: op, digest
+    ts: int | None = None
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """The newest write of a key that is known to have been committed."""
+
+    txn: int
+    ts: int | None
+    op: str
+    digest: str
+
+
+class Checker:
+    """Holds the model; feed it events, read `violations` and `totals`."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+        self.totals: dict[str, int] = {}  # counters over all runs
+        self.acked = 0
+        self.survived = 0  # begun, not acknowledged, and there all the same
+        self.observations = 0
+        self._counters: dict[str, int] = {}  # of the run at hand
+        self._newest: dict[str, _Newest] = {}
+        self._pending: dict[int, _Begun] = {}
+        self._fates: dict[int, str] = {}
+        self._writers: dict[tuple[str, str], int] = {}  # key, digest: the last that wrote it
+        self._floor = 0  # newest timestamp at the last observation
+        self._times: dict[int, int] = {}  # timestamps known since then, and whose they are
+        self._untimed = 0  # commits since then that were acknowledged without one
+        self._witnessed: dict[int, int] = {}
+
+    def feed(self, events: Iterable[Sequence[Any]]) -> None:
+        for event in events:
+            getattr(self, f"_on_{event[0].lower()}")(*event[1:])
+
+    def finish(self) -> dict[str, int]:
+        """Counters over all runs, the last one included."""
+        self._on_o(0)
+        return self.totals
+
+    def _fault(self, rule: str, text: str) -> None:
+        self.violations.append(Violation(rule, text))
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _on_o(self, _run: int) -> None:
+        for name, value in self._counters.items():
+            self.totals[name] = self.totals.get(name, 0) + value
+        self._counters = {}
+
+    def _on_g(self, counters: dict[str, int]) -> None:
+        self._counters = counters
+
+    def _on_x(self, text: str) -> None:
+        self._fault("W", text)
+
+    def _on_b(self, txn: int, _client: int, _seq: int, writes: list[list[str]]) -> None:
+        begun = _Begun(txn, {key: (op, written) for key, op, written in writes})
+        self._pending[txn] = begun
+        for key, (op, written) in begun.writes.items():
+            if op == SET:
+                self._writers[key, written] = txn
+
+    def _on_n(self, txn: int, _error: str) -> None:
+        self._pending.pop(txn, None)
+        self._fates[txn] = "refused"
+
+    def _on_k(self, txn: int, ts: int | None) -> None:
+        begun = self._pending.pop(txn)
+        self.acked += 1
+        begun.ts = ts
+        if ts is None:
+            self._untimed += 1
+        else:
+            self._note_time(txn, ts)
+        self._settle(begun, "acknowledged")
+
+    def _on_w(self, txn: int, version: int) -> None:
+        fate = self._fates.get(txn)
+        if fate in ("refused", "lost"):
+            self._fault("R", f"a reader saw txn {txn}, which was {fate}")
+        elif fate is None and txn not in self._pending:
+            self._fault("R", f"a reader saw txn {txn}, which never began")
+        elif fate is None:
+            self._witnessed[txn] = version
+        elif self._times.get(version, txn) != txn:
+            self._fault("W", f"a reader saw txn {txn} at {version}, the ts of another")
+
+    def _note_time(self, txn: int, ts: int) -> None:
+        if ts <= self._floor:
+            self._fault("M", f"txn {txn} got ts {ts}, but {self._floor} was there before it")
+        other = self._times.setdefault(ts, txn)
+        if other != txn:
+            self._fault("M", f"txns {other} and {txn} have the same ts {ts}")
+
+    def _settle(self, begun: _Begun, fate: str) -> None:
+        """It is committed, now and for good."""
+        self._fates[begun.txn] = fate
+        for key, (op, written) in begun.writes.items():
+            known = self._newest.get(key)
+            if (
+                known is None or known.ts is None or begun.ts is None or begun.ts > known.ts
+            ):
+                self._newest[key] = _Newest(begun.txn, begun.ts, op, written)
+
+    # -- an observation --------------------------------------------------------------------------
+
+    def _on_f(self, found: dict[str, Any]) -> None:
+        seen = Observation(**found)
+        self.observations += 1
+        self._check_ways(seen)
+        actual = {key: (version, written) for key, version, written in seen.forward}
+        odd = self._differences(actual)
+        there = self._evidence(odd, actual)
+        for begun in there.values():
+            self._check_whole(begun, actual, there)
+        for key in odd:
+            self._explain(key, actual.get(key), there)
+        self._check_numbers(seen.max_version, there, actual)
+        self._fix(there, actual)
+        self._floor = max(self._floor, seen.max_version)
+
+    def _check_ways(self, seen: Observation) -> None:
+        """Scans and gets agree, whatever it is they say."""
+        for fault in seen.faults:
+            self._fault("W", fault)
+        keys = [key for key, _, _ in seen.forward]
+        if keys != sorted(set(keys)):
+            self._fault("W", "a scan is out of order, or gave a key twice")
+        if list(reversed(seen.reverse)) != [[key, w] for key, _, w in seen.forward] and [
+            tuple(pair) for pair in reversed(seen.reverse)
+        ] != [(key, w) for key, _, w in seen.forward]:
+            self._fault("W", f"scans differ: {self._scan_difference(seen)}")
+        scanned = {key: written for key, _, written in seen.forward}
+        for key, got in seen.gets.items():
+            if scanned.get(key) != got:
+                self._fault("W", f"{key}: get says {got}, a scan {scanned.get(key)}")
+
+    @staticmethod
+    def _scan_difference(seen: Observation) -> str:
+        forward = {key: written for key, _, written in seen.forward}
+        backward = dict(seen.reverse)
+        odd = [k for k in {**forward, **backward} if forward.get(k) != backward.get(k)]
+        return f"{len(odd)} keys, such as {odd[:3]}"
+
+    def _differences(self, actual: dict[str, tuple[int, str]]) -> list[str]:
+        """Keys that do not show the newest write known to be committed."""
+        odd = []
+        for key in {**self._newest, **actual}:
+            known, shown = self._newest.get(key), actual.get(key)
+            if shown is None:
+                same = known is None or known.op == DELETE
+            else:
+                same = (
+                    known is not None
+                    and (known.op, known.digest) == (SET, shown[1])
+                    and known.ts in (None, shown[0])
+                )
+            if not same:
+                odd.append(key)
+        return odd
+
+    def _evidence(
+        self, odd: list[str], actual: dict[str, tuple[int, str]]
+    ) -> dict[int, _Begun]:
+        """The unacknowledged transactions that something of is to be seen, or was by a reader."""
+        there: dict[int, _Begun] = {}
+        for txn, version in self._witnessed.items():
+            if txn in self._pending:
+                there[txn] = self._pending[txn]
+                there[txn].ts = version
+        for key in odd:
+            if (shown := actual.get(key)) is None:
+                continue
+            for begun in self._pending.values():
+                if begun.writes.get(key) == (SET, shown[1]):
+                    if begun.ts not in (None, shown[0]):
+                        self._fault("A", f"txn {begun.txn} has ts {begun.ts} and {shown[0]}")
+                    begun.ts = shown[0]
+                    there[begun.txn] = begun
+        for key in odd:
+            if key not in actual and not any(key in begun.writes for begun in there.values()):
+                deleters = [b for b in self._pending.values() if key in b.writes]
+                there.update({b.txn: b for b in deleters[:1] if b.writes[key][0] == DELETE})
+        return there
+
+    def _check_whole(
+        self, begun: _Begun, actual: dict[str, tuple[int, str]], there: dict[int, _Begun]
+    ) -> None:
+        """Each write of a transaction that is there in part is in effect or overwritten."""
+        for key, (op, written) in begun.writes.items():
+            shown = actual.get(key)
+            if shown is None if op == DELETE else shown is not None and shown[1] == written:
+                continue
+            known = self._newest.get(key)
+            later = [known] if known is not None else []
+            later += [_newest_of(o, key) for o in there.values() if o is not begun and key in o.writes]
+            if begun.ts is not None and any(o.ts is not None and o.ts > begun.ts for o in later):
+                continue
+            self._fault(
+                "A", f"txn {begun.txn} (ts {begun.ts}) is there in part: its {op} of {key} is not"
+            )
+
+    def _explain(
+        self, key: str, shown: tuple[int, str] | None, there: dict[int, _Begun]
+    ) -> None:
+        """A key that differs from what is committed does so because of a transaction that is there;
+        otherwise say what is wrong with it."""
+        known = self._newest.get(key)
+        for begun in there.values():
+            wrote = begun.writes.get(key)
+            if wrote is None or wrote != ((DELETE, "") if shown is None else (SET, shown[1])):
+                continue
+            if known is None or known.ts is None or begun.ts is None or begun.ts > known.ts:
+                return
+            self._fault("M", f"txn {begun.txn} at ts {begun.ts} hides {known.txn} at {known.ts}")
+            return
+        if shown is None:
+            assert known is not None
+            self._fault("D1", f"{key}: txn {known.txn} (ts {known.ts}) is lost")
+            return
+        version, written = shown
+        writer = self._writers.get((key, written))
+        if writer is None:
+            self._fault("R", f"{key}: holds what nobody ever wrote ({written} at {version})")
+        elif known is not None and writer == known.txn:
+            self._fault("W", f"{key}: txn {writer} was committed at {known.ts}, not at {version}")
+        else:
+            fate = self._fates.get(writer, "not settled")
+            what = "deleted" if known is not None and known.op == DELETE else "overwritten"
+            by = f", {what} by txn {known.txn} at {known.ts}" if known is not None else ""
+            self._fault("R", f"{key}: shows txn {writer} ({fate}) at {version}{by}")
+            if known is not None and self._fates.get(known.txn) != "lost":
+                self._fault("D1", f"{key}: txn {known.txn} (ts {known.ts}) is lost")
+
+    # -- numbers ---------------------------------------------------------------------------------
+
+    def _check_numbers(
+        self, newest: int, there: dict[int, _Begun], actual: dict[str, tuple[int, str]]
+    ) -> None:
+        """Every number up to the newest belongs to a commit, and every commit has one."""
+        if newest < self._floor:
+            self._fault("M", f"the newest ts is {newest}, it was {self._floor}")
+        for begun in there.values():
+            if begun.ts is not None:
+                self._note_time(begun.txn, begun.ts)
+        beyond = [ts for ts in self._times if ts > newest]
+        if beyond:
+            self._fault("D1", f"commits up to {max(beyond)} are known, the newest is {newest}")
+        highest = max((version for version, _ in actual.values()), default=0)
+        if highest > newest:
+            self._fault("M", f"{highest} is visible, the newest ts is {newest}")
+        unnumbered = newest - self._floor - len(self._times)
+        least = self._untimed + sum(begun.ts is None for begun in there.values())
+        unseen = [b for b in self._pending.values() if b.txn not in there and self._hideable(b, actual)]
+        if unnumbered < least:
+            self._fault("P", f"{least - unnumbered} commits up to ts {newest} have no number left")
+        elif unnumbered > least + len(unseen):
+            lost = unnumbered - least - len(unseen)
+            self._fault("P", f"a hole: {lost} of the numbers up to ts {newest} belong to nothing")
+
+    def _hideable(self, begun: _Begun, actual: dict[str, tuple[int, str]]) -> bool:
+        """Whether it may have been committed although nothing of it is to be seen."""
+        return all(
+            key not in actual if op == DELETE else key in self._newest
+            for key, (op, _) in begun.writes.items()
+        )
+
+    def _fix(self, there: dict[int, _Begun], actual: dict[str, tuple[int, str]]) -> None:
+        """What was found is how it is from now on."""
+        self.survived += len(there)
+        for begun in sorted(there.values(), key=lambda b: b.ts or 0):
+            self._settle(begun, "there")
+        for txn in self._pending.keys() - there.keys():
+            self._fates[txn] = "lost"
+        for key, (version, written) in actual.items():
+            known = self._newest.get(key)
+            if known is not None and known.ts is None and known.digest == written:
+                self._newest[key] = _Newest(known.txn, version, SET, written)
+        self._pending, self._witnessed, self._times, self._untimed = {}, {}, {}, 0
+
+
+def _newest_of(begun: _Begun, key: str) -> _Newest:
+    op, written = begun.writes[key]
+    return _Newest(begun.txn, begun.ts, op, written)
