@@ -47,7 +47,16 @@ if TYPE_CHECKING:
 
     from meles.engine.db import DB
     from meles.engine.options import Options
-    from meles.engine.reports import CloseReport, GCReport, Health, Size, Stage, Stats, VerifyReport
+    from meles.engine.reports import (
+        CloseReport,
+        GCReport,
+        Health,
+        Size,
+        SpaceReport,
+        Stage,
+        Stats,
+        VerifyReport,
+    )
     from meles.engine.subscribe import Change, Subscription
     from meles.engine.txn.batch import WriteBatch
     from meles.engine.txn.cursor import Item
@@ -68,6 +77,7 @@ _LAZY = {
     "GCReport": "meles.engine.reports",
     "Health": "meles.engine.reports",
     "Size": "meles.engine.reports",
+    "SpaceReport": "meles.engine.reports",
     "Stage": "meles.engine.reports",
     "Stats": "meles.engine.reports",
     "VerifyReport": "meles.engine.reports",
@@ -142,6 +152,7 @@ __all__ = [
     "ReadOnlyError",
     "Sequence",
     "Size",
+    "SpaceReport",
     "Stage",
     "Stats",
     "StoreFailedError",

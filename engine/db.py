@@ -35,10 +35,12 @@ from meles.engine.reports import (
     Health,
     LevelInfo,
     Size,
+    SpaceReport,
     Stats,
     TableInfo,
     VerifyReport,
 )
+from meles.engine.space import space_report
 from meles.engine.subscribe import Subscription, make_matcher, parse_ignore
 from meles.engine.txn.batch import WriteBatch
 from meles.engine.txn.cursor import SHAPE_ITEM, SHAPE_KEY, SHAPE_PAIR, SHAPE_VALUE, Cursor, Item
@@ -420,6 +422,11 @@ class DB:
         """Bytes on disk."""
         self._engine.check_open()
         return inspection.size_on_disk(self._store)
+
+    def space(self) -> SpaceReport:
+        """What holds each byte on disk; reads every table once."""
+        self._engine.check_open()
+        return space_report(self._store, self._oracle)
 
     def estimate_size(self, prefix: BytesLike) -> int:
         """Bytes of tables and values under a prefix, about."""

@@ -17,6 +17,8 @@ __all__ = [
     "MemtableInfo",
     "Recovery",
     "Size",
+    "SpacePin",
+    "SpaceReport",
     "Stage",
     "StallInfo",
     "Stats",
@@ -100,6 +102,28 @@ class Size:
 
     lsm_bytes: int
     value_log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpacePin:
+    """A snapshot in use. `owner` names its thread; `held_bytes` are kept for no newer one."""
+
+    owner: str
+    read_ts: int
+    age_seconds: float
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceReport:
+    """What holds each byte, by kind: live, superseded, pinned (by a snapshot), tombstone, expired,
+    dropped, overhead (indexes, filters), dead (values nothing points to)."""
+
+    total_bytes: int
+    log_bytes: int
+    table_bytes: dict[str, int]
+    value_log_bytes: dict[str, int]
+    pins: list[SpacePin]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,35 @@ def _level_lines(levels: list[meles.LevelInfo]) -> list[str]:
     return aligned(rows, right=_NUMBERS - {0})
 
 
+@click.command("space")
+@verb
+def space_verb(target: Target, output: Output) -> int:
+    """Show what holds each byte: live data, or what is waiting to go and why."""
+    with target.open("read_only") as db:
+        report = db.space()
+    kinds = sorted({*report.table_bytes, *report.value_log_bytes})
+    rows = [("kind", "tables", "value log")]
+    rows += [
+        (
+            kind,
+            size_text(report.table_bytes.get(kind, 0)),
+            size_text(report.value_log_bytes.get(kind, 0)),
+        )
+        for kind in kinds
+    ]
+    lines = [
+        f"{size_text(report.total_bytes)} in all, {size_text(report.log_bytes)} of it in logs",
+        *aligned(rows, right=_NUMBERS - {0}),
+        *(
+            f"pinned by {pin.owner} at version {pin.read_ts:,} for {pin.age_seconds:.0f} s: "
+            f"{size_text(pin.held_bytes)}"
+            for pin in report.pins
+        ),
+    ]
+    output.result(lines, {"space": report})
+    return OK
+
+
 @click.command("info")
 @verb
 def info_verb(target: Target, output: Output) -> int:
@@ -122,4 +151,4 @@ def workers_verb(target: Target, output: Output) -> int:
     return OK if health.status == "ok" else PROBLEM
 
 
-VERBS = (info_verb, verify_verb, gc_verb, flatten_verb, workers_verb)
+VERBS = (space_verb, info_verb, verify_verb, gc_verb, flatten_verb, workers_verb)

@@ -6,7 +6,8 @@ Invariants: (1) a record is on the medium before anybody acts on it; (2) a torn 
 any other damage refuses to open and touches nothing; (3) record numbers are consecutive, so a lost
 or repeated record is damage; (4) a rewrite replaces the file by rename, never in place.
 Fails with: `CorruptionError`, `FormatVersionError`, `ConfigError` (other external magic), `OSError`
-from an append: what is on the medium is then unknown and the caller must stop writing.
+from an append: what is on the medium is then unknown and every later append fails too;
+`DiskFullError` from an append: nothing changed.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ class ManifestFile:
         self._end = replayed.end
         self._number = replayed.number
         self._base = replayed.end  # size after the last rewrite
+        self._failure: OSError | None = None  # what is on the medium is not known any more
 
     @staticmethod
     def create(directory: Directory, version: Version, external: int) -> ManifestFile:
@@ -204,10 +206,21 @@ class ManifestFile:
         """Make the edit durable. `after` is the Version it leads to, for when the file is
         rewritten.
         """
+        if self._failure is not None:
+            raise OSError(errno.EIO, "an earlier change of the MANIFEST failed") from self._failure
         record = _record(edit, self._number + 1, self._header.seed)
-        if self._end + len(record) > max(_REWRITE_AT, _REWRITE_FACTOR * self._base):
-            self._rewrite(after)
-            return
+        try:
+            if self._end + len(record) > max(_REWRITE_AT, _REWRITE_FACTOR * self._base):
+                self._rewrite(after)
+            else:
+                self._append(record)
+        except DiskFullError:
+            raise
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def _append(self, record: bytes) -> None:
         try:
             self._file.pwrite(record, self._end)
             self._file.sync()

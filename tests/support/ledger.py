@@ -35,7 +35,7 @@ import random
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,6 +99,12 @@ class Observation:
     max_version: int
     faults: list[str] = field(default_factory=list)  # of values that do not say what they are
     source: str = "own"
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> Observation:
+        """From what JSON makes of `asdict`."""
+        pairs = {name: [tuple(row) for row in plain[name]] for name in ("forward", "reverse")}
+        return Observation(**{**plain, **pairs})
 
 
 def observe(db: Any, keys: Iterable[str], source: str = "own") -> Observation:
@@ -189,8 +195,12 @@ class Violation:
 @dataclass
 class _Begun:
     txn: int
+    client: int
     writes: dict[str, tuple[str, str]]  # key: op, digest
     ts: int | None = None
+
+    def newest_of(self, key: str) -> _Newest:
+        return _Newest(self.txn, self.client, self.ts, *self.writes[key])
 
 
 @dataclass(frozen=True)
@@ -198,9 +208,17 @@ class _Newest:
     """The newest write of a key that is known to have been committed."""
 
     txn: int
+    client: int
     ts: int | None
     op: str
     digest: str
+
+    def before(self, ts: int | None) -> bool:
+        """Whether a commit at `ts` comes later; those without a ts come in the ledger's order."""
+        return self.ts is None or ts is None or ts > self.ts
+
+
+Shown = dict[str, tuple[int, str]]  # key: version, digest
 
 
 class Checker:
@@ -247,15 +265,15 @@ class Checker:
     def _on_x(self, text: str) -> None:
         self._fault("W", text)
 
-    def _on_b(self, txn: int, _client: int, _seq: int, writes: list[list[str]]) -> None:
-        begun = _Begun(txn, {key: (op, written) for key, op, written in writes})
+    def _on_b(self, txn: int, client: int, _seq: int, writes: list[list[str]]) -> None:
+        begun = _Begun(txn, client, {key: (op, written) for key, op, written in writes})
         self._pending[txn] = begun
         for key, (op, written) in begun.writes.items():
             if op == SET:
                 self._writers[key, written] = txn
 
     def _on_n(self, txn: int, _error: str) -> None:
-        self._pending.pop(txn, None)
+        self._pending.pop(txn)
         self._fates[txn] = "refused"
 
     def _on_k(self, txn: int, ts: int | None) -> None:
@@ -289,26 +307,27 @@ class Checker:
     def _settle(self, begun: _Begun, fate: str) -> None:
         """It is committed, now and for good."""
         self._fates[begun.txn] = fate
-        for key, (op, written) in begun.writes.items():
+        for key in begun.writes:
             known = self._newest.get(key)
-            if (
-                known is None or known.ts is None or begun.ts is None or begun.ts > known.ts
-            ):
-                self._newest[key] = _Newest(begun.txn, begun.ts, op, written)
+            if known is None or known.before(begun.ts):
+                self._newest[key] = begun.newest_of(key)
 
     # -- an observation --------------------------------------------------------------------------
 
-    def _on_f(self, found: dict[str, Any]) -> None:
-        seen = Observation(**found)
+    def _on_f(self, plain: dict[str, Any]) -> None:
+        self.observe(Observation.from_plain(plain))
+
+    def observe(self, seen: Observation) -> None:
+        """Judge what a database shows against all that was fed, and settle what was open."""
         self.observations += 1
         self._check_ways(seen)
-        actual = {key: (version, written) for key, version, written in seen.forward}
+        actual: Shown = {key: (version, written) for key, version, written in seen.forward}
         odd = self._differences(actual)
         there = self._evidence(odd, actual)
         for begun in there.values():
             self._check_whole(begun, actual, there)
-        for key in odd:
-            self._explain(key, actual.get(key), there)
+        lost = [self._explain(key, actual.get(key), there) for key in odd]
+        self._check_prefix([ts for ts in lost if ts], actual)
         self._check_numbers(seen.max_version, there, actual)
         self._fix(there, actual)
         self._floor = max(self._floor, seen.max_version)
@@ -320,23 +339,16 @@ class Checker:
         keys = [key for key, _, _ in seen.forward]
         if keys != sorted(set(keys)):
             self._fault("W", "a scan is out of order, or gave a key twice")
-        if list(reversed(seen.reverse)) != [[key, w] for key, _, w in seen.forward] and [
-            tuple(pair) for pair in reversed(seen.reverse)
-        ] != [(key, w) for key, _, w in seen.forward]:
-            self._fault("W", f"scans differ: {self._scan_difference(seen)}")
-        scanned = {key: written for key, _, written in seen.forward}
+        forward = [(key, written) for key, _, written in seen.forward]
+        if seen.reverse != forward[::-1]:
+            odd = sorted(set(forward) ^ set(seen.reverse))
+            self._fault("W", f"scans differ in {len(odd)} places: {odd[:4]}")
+        scanned = dict(forward)
         for key, got in seen.gets.items():
             if scanned.get(key) != got:
                 self._fault("W", f"{key}: get says {got}, a scan {scanned.get(key)}")
 
-    @staticmethod
-    def _scan_difference(seen: Observation) -> str:
-        forward = {key: written for key, _, written in seen.forward}
-        backward = dict(seen.reverse)
-        odd = [k for k in {**forward, **backward} if forward.get(k) != backward.get(k)]
-        return f"{len(odd)} keys, such as {odd[:3]}"
-
-    def _differences(self, actual: dict[str, tuple[int, str]]) -> list[str]:
+    def _differences(self, actual: Shown) -> list[str]:
         """Keys that do not show the newest write known to be committed."""
         odd = []
         for key in {**self._newest, **actual}:
@@ -353,126 +365,125 @@ class Checker:
                 odd.append(key)
         return odd
 
-    def _evidence(
-        self, odd: list[str], actual: dict[str, tuple[int, str]]
-    ) -> dict[int, _Begun]:
-        """The unacknowledged transactions that something of is to be seen, or was by a reader."""
+    def _evidence(self, odd: list[str], actual: Shown) -> dict[int, _Begun]:
+        """The unacknowledged transactions of which something is to be seen, or was by a reader."""
         there: dict[int, _Begun] = {}
         for txn, version in self._witnessed.items():
             if txn in self._pending:
                 there[txn] = self._pending[txn]
                 there[txn].ts = version
-        for key in odd:
-            if (shown := actual.get(key)) is None:
+        matches = [
+            (actual[key][0], [b for b in self._pending.values() if b.writes.get(key) == wanted])
+            for key in odd
+            if key in actual and (wanted := (SET, actual[key][1]))
+        ]
+        # Values of a few bytes look alike: those that only one can have written come first.
+        for version, writers in sorted(matches, key=lambda match: len(match[1])):
+            if not writers or any(begun.ts == version for begun in writers):
                 continue
-            for begun in self._pending.values():
-                if begun.writes.get(key) == (SET, shown[1]):
-                    if begun.ts not in (None, shown[0]):
-                        self._fault("A", f"txn {begun.txn} has ts {begun.ts} and {shown[0]}")
-                    begun.ts = shown[0]
-                    there[begun.txn] = begun
+            begun = next((b for b in writers if b.ts is None), writers[0])
+            if begun.ts is not None:
+                self._fault("A", f"txn {begun.txn} is there at {begun.ts} and at {version}")
+            begun.ts = version
+            there[begun.txn] = begun
         for key in odd:
             if key not in actual and not any(key in begun.writes for begun in there.values()):
-                deleters = [b for b in self._pending.values() if key in b.writes]
-                there.update({b.txn: b for b in deleters[:1] if b.writes[key][0] == DELETE})
+                deleters = [b for b in self._pending.values() if b.writes.get(key) == (DELETE, "")]
+                there.update((begun.txn, begun) for begun in deleters[:1])
         return there
 
-    def _check_whole(
-        self, begun: _Begun, actual: dict[str, tuple[int, str]], there: dict[int, _Begun]
-    ) -> None:
-        """Each write of a transaction that is there in part is in effect or overwritten."""
+    def _check_whole(self, begun: _Begun, actual: Shown, there: dict[int, _Begun]) -> None:
+        """Each write of a transaction of which something is there is in effect or overwritten."""
         for key, (op, written) in begun.writes.items():
             shown = actual.get(key)
             if shown is None if op == DELETE else shown is not None and shown[1] == written:
                 continue
-            known = self._newest.get(key)
-            later = [known] if known is not None else []
-            later += [_newest_of(o, key) for o in there.values() if o is not begun and key in o.writes]
-            if begun.ts is not None and any(o.ts is not None and o.ts > begun.ts for o in later):
-                continue
-            self._fault(
-                "A", f"txn {begun.txn} (ts {begun.ts}) is there in part: its {op} of {key} is not"
-            )
+            later = [self._newest[key]] if key in self._newest else []
+            later += [other.newest_of(key) for other in there.values() if key in other.writes]
+            if begun.ts is None or not any(other.ts and other.ts > begun.ts for other in later):
+                what = "set" if op == SET else "delete"
+                self._fault(
+                    "A",
+                    f"txn {begun.txn} (ts {begun.ts}) is there in part: not its {what} of {key}",
+                )
 
     def _explain(
         self, key: str, shown: tuple[int, str] | None, there: dict[int, _Begun]
-    ) -> None:
-        """A key that differs from what is committed does so because of a transaction that is there;
-        otherwise say what is wrong with it."""
+    ) -> int | None:
+        """Say what is wrong with a key that does not show what was committed, unless a transaction
+        that is there explains it. Returns the ts of a commit that is lost."""
         known = self._newest.get(key)
+        wanted = (DELETE, "") if shown is None else (SET, shown[1])
         for begun in there.values():
-            wrote = begun.writes.get(key)
-            if wrote is None or wrote != ((DELETE, "") if shown is None else (SET, shown[1])):
-                continue
-            if known is None or known.ts is None or begun.ts is None or begun.ts > known.ts:
-                return
-            self._fault("M", f"txn {begun.txn} at ts {begun.ts} hides {known.txn} at {known.ts}")
-            return
-        if shown is None:
-            assert known is not None
-            self._fault("D1", f"{key}: txn {known.txn} (ts {known.ts}) is lost")
-            return
-        version, written = shown
-        writer = self._writers.get((key, written))
-        if writer is None:
-            self._fault("R", f"{key}: holds what nobody ever wrote ({written} at {version})")
-        elif known is not None and writer == known.txn:
-            self._fault("W", f"{key}: txn {writer} was committed at {known.ts}, not at {version}")
-        else:
-            fate = self._fates.get(writer, "not settled")
-            what = "deleted" if known is not None and known.op == DELETE else "overwritten"
-            by = f", {what} by txn {known.txn} at {known.ts}" if known is not None else ""
-            self._fault("R", f"{key}: shows txn {writer} ({fate}) at {version}{by}")
-            if known is not None and self._fates.get(known.txn) != "lost":
-                self._fault("D1", f"{key}: txn {known.txn} (ts {known.ts}) is lost")
+            if begun.writes.get(key) == wanted and (known is None or known.before(begun.ts)):
+                return None
+        newest = "nothing" if known is None else f"txn {known.txn} at ts {known.ts}"
+        if shown is not None:
+            version, written = shown
+            writer = self._writers.get((key, written))
+            if writer is None:
+                text = f"what nobody ever wrote ({written} at {version})"
+            else:
+                text = f"txn {writer} ({self._fates.get(writer, 'open')}) at {version}"
+            what = "deleted by" if known is not None and known.op == DELETE else "newest is"
+            self._fault("R", f"{key}: shows {text}, {what} {newest}")
+        if known is None or (shown is not None and known.digest == shown[1]):
+            return None
+        self._fault("D1", f"{key}: {newest} is lost ({self._fates[known.txn]})")
+        return known.ts
+
+    def _check_prefix(self, lost: list[int], actual: Shown) -> None:
+        above = [v for v, _ in actual.values() if lost and v > min(lost)]
+        if above:
+            text = f"ts {min(lost)} is lost, and {len(above)} keys are newer, up to {max(above)}"
+            self._fault("P", f"a hole: {text}")
 
     # -- numbers ---------------------------------------------------------------------------------
 
-    def _check_numbers(
-        self, newest: int, there: dict[int, _Begun], actual: dict[str, tuple[int, str]]
-    ) -> None:
+    def _check_numbers(self, newest: int, there: dict[int, _Begun], actual: Shown) -> None:
         """Every number up to the newest belongs to a commit, and every commit has one."""
         if newest < self._floor:
             self._fault("M", f"the newest ts is {newest}, it was {self._floor}")
         for begun in there.values():
             if begun.ts is not None:
                 self._note_time(begun.txn, begun.ts)
-        beyond = [ts for ts in self._times if ts > newest]
-        if beyond:
-            self._fault("D1", f"commits up to {max(beyond)} are known, the newest is {newest}")
+        if self._times and max(self._times) > newest:
+            self._fault("D1", f"ts {max(self._times)} is known, the newest is {newest}")
         highest = max((version for version, _ in actual.values()), default=0)
         if highest > newest:
             self._fault("M", f"{highest} is visible, the newest ts is {newest}")
         unnumbered = newest - self._floor - len(self._times)
         least = self._untimed + sum(begun.ts is None for begun in there.values())
-        unseen = [b for b in self._pending.values() if b.txn not in there and self._hideable(b, actual)]
+        most = least + sum(self._hideable(b, there) for b in self._pending.values())
         if unnumbered < least:
-            self._fault("P", f"{least - unnumbered} commits up to ts {newest} have no number left")
-        elif unnumbered > least + len(unseen):
-            lost = unnumbered - least - len(unseen)
-            self._fault("P", f"a hole: {lost} of the numbers up to ts {newest} belong to nothing")
+            text = f"up to {newest} there are {least - unnumbered} numbers less than commits"
+            self._fault("D1", text)
+        elif unnumbered > most:
+            text = f"{unnumbered - most} of the numbers up to {newest} belong to nothing"
+            self._fault("P", f"a hole: {text}")
 
-    def _hideable(self, begun: _Begun, actual: dict[str, tuple[int, str]]) -> bool:
-        """Whether it may have been committed although nothing of it is to be seen."""
-        return all(
-            key not in actual if op == DELETE else key in self._newest
-            for key, (op, _) in begun.writes.items()
-        )
+    def _hideable(self, begun: _Begun, there: dict[int, _Begun]) -> bool:
+        """Whether it may have been committed although nothing of it is to be seen. A client begins
+        one commit after the other, so only another one can have overwritten its last."""
+        if begun.txn in there:
+            return False
+        for key, (op, _) in begun.writes.items():
+            known = self._newest.get(key)
+            if op == DELETE and (known is None or known.op == DELETE):
+                continue
+            others = [known] if known is not None and known.client != begun.client else []
+            if not others and not any(key in other.writes for other in there.values()):
+                return False
+        return True
 
-    def _fix(self, there: dict[int, _Begun], actual: dict[str, tuple[int, str]]) -> None:
+    def _fix(self, there: dict[int, _Begun], actual: Shown) -> None:
         """What was found is how it is from now on."""
         self.survived += len(there)
-        for begun in sorted(there.values(), key=lambda b: b.ts or 0):
+        for begun in sorted(there.values(), key=lambda begun: begun.ts or 0):
             self._settle(begun, "there")
-        for txn in self._pending.keys() - there.keys():
-            self._fates[txn] = "lost"
+        self._fates.update((txn, "lost") for txn in self._pending.keys() - there.keys())
         for key, (version, written) in actual.items():
             known = self._newest.get(key)
             if known is not None and known.ts is None and known.digest == written:
-                self._newest[key] = _Newest(known.txn, version, SET, written)
+                self._newest[key] = replace(known, ts=version)
         self._pending, self._witnessed, self._times, self._untimed = {}, {}, {}, 0
-
-
-def _newest_of(begun: _Begun, key: str) -> _Newest:
-    op, written = begun.writes[key]
-    return _Newest(begun.txn, begun.ts, op, written)
