@@ -10,12 +10,12 @@ lives.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from meles.engine.clock import now_ms
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.ids import MAX_VERSION
 from meles.engine.manifest.version import Version
@@ -142,7 +142,7 @@ class ReadView:
         found = self.find(key, ts)
         if found is None or found[1] & META_DELETE:
             return None
-        if found[2] and found[2] <= time.time() * 1000:
+        if found[2] and found[2] <= now_ms():
             return None
         if self.version.drops and self.hidden(key, found[0], ts):
             return None

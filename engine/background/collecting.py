@@ -135,7 +135,7 @@ class Collecting:
         self._published = published
         job = relocation(
             self._store.version, plan.relocate, output=self._store.reserve_vlog(), rate=rate,
-            created_ms=int(time.time() * 1000),
+            created_ms=now_ms(),
         )  # fmt: skip
         self._store.pin(_files(job))
         live = live_bytes(self._store.version)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from meles.engine.background.flushing import build_options
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.clock import now_ms
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
@@ -108,7 +109,7 @@ class Compacting:
         # one worker always for L0: a single free one of several takes nothing deeper
         l0_only = options.num_compactors > 1 and free == 1
         discard_ts = self._discard_ts()
-        now = time.time()
+        now = now_ms() / 1000
         plan = None
         if self.level_zero:
             plan = pick_level_zero(version, options, self._in_flight)
@@ -138,7 +139,7 @@ class Compacting:
             self._options,
             reserve=self._store.reserve_tables,
             discard_ts=self._discard_ts(),
-            now_ms=int(time.time() * 1000),
+            now_ms=now_ms(),
             drops=drops,
             parallel=free,
             build=build_options(self._options),

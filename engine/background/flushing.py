@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.brake import room_used
+from meles.engine.clock import now_ms
 from meles.engine.errors import InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
@@ -119,7 +120,7 @@ class Flushing:
             memtable.end,
             self._store.reserve_tables(1),
             build_options(options),
-            int(time.time() * 1000),
+            now_ms(),
             0 if options.managed else self._oracle.discard_ts(),
             options.num_versions_to_keep,
         )

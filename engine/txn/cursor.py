@@ -9,12 +9,12 @@ Fails with: what `gate` raises (finished transaction, closed database), `Corrupt
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
+from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import (
     META_DELETE,
@@ -89,8 +89,7 @@ class Item:
 
     @property
     def deleted(self) -> bool:
-        expired = 0 < self._expiry <= time.time() * 1000
-        return bool(self._meta & META_DELETE) or expired
+        return bool(self._meta & META_DELETE) or 0 < self._expiry <= now_ms()
 
     def __repr__(self) -> str:
         return f"<Item version={self.version} value_size={self.value_size} deleted={self.deleted}>"

@@ -6,10 +6,10 @@ Fails with: `TypeError` for a str, `InvalidKeyError`, `TransactionTooBigError`, 
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import TypeAlias
 
+from meles.engine.clock import now_ms
 from meles.engine.errors import InvalidKeyError
 from meles.engine.ids import MAX_KEY_BYTES, RESERVED_PREFIX
 
@@ -61,12 +61,7 @@ def expiry_ms(ttl: TimeToLive) -> int:
         raise TypeError(f"ttl must be seconds or a timedelta, not {type(ttl).__name__}")
     if not seconds > 0:
         raise ValueError(f"ttl={ttl!r}: a time to live is more than 0")
-    return min(max(1, round((time.time() + seconds) * 1000)), _LATEST_MS)
-
-
-def now_ms() -> int:
-    """The clock that expiry is judged by."""
-    return int(time.time() * 1000)
+    return round(min(max(1, now_ms() + seconds * 1000), _LATEST_MS))
 
 
 def user_meta(meta: object) -> int:

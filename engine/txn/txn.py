@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
+from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
 from meles.engine.engine import Engine
@@ -46,7 +47,6 @@ from meles.engine.txn.entries import (
     BytesLike,
     TimeToLive,
     expiry_ms,
-    now_ms,
     range_bound,
     readable_key,
     user_meta,

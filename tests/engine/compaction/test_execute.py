@@ -221,6 +221,20 @@ def test_a_damaged_input_is_an_error_and_no_output(
     assert names(directory) == before
 
 
+def test_an_input_that_ends_early_is_an_error_and_no_output(
+    directory: Directory, tools: Any
+) -> None:
+    """Every block checks out, but there are fewer entries than the properties promise."""
+    builder = TableBuilder(directory, 1, BUILD, created_ms=0)
+    builder.add(run_of(range(900), 1))
+    builder.count += 1
+    builder.finish()
+    before = names(directory)
+    with pytest.raises(CorruptionError):
+        run_compaction(job((1,)), directory, tools.quiet())
+    assert names(directory) == before
+
+
 def test_a_missing_input_is_an_error_and_no_output(
     directory: Directory, inputs: Any, tools: Any
 ) -> None:
@@ -316,8 +330,10 @@ def test_inputs_are_unmapped_when_the_job_is_over(
         opened.append(self)
 
     monkeypatch.setattr(Table, "__init__", remembering)
-    with pytest.raises(JobCancelledError):
+    with pytest.raises(JobCancelledError) as raised:
         run_compaction(job(*inputs), directory, Cancelling(2))
+    assert len(opened) >= 2
+    assert all(table._map.closed for table in opened), raised
     run_compaction(job(*inputs), directory, tools.quiet())
     assert len(opened) >= 5
     assert all(table._map.closed for table in opened)

@@ -66,6 +66,7 @@ class Session:
         for name in lsm.directory.names():
             lsm.directory.unlink(name)
         lsm.version = Version.empty(lsm.options.max_levels)
+        lsm.version = dataclasses.replace(lsm.version, drops=())
         lsm.in_flight = InFlight()
         lsm.next_id = 1
 
@@ -87,6 +88,10 @@ class Session:
     def do_shape(self, args: dict[str, str], lines: list[str]) -> str:
         """Metadata only: `L5: 7 a-c 10M v=1-9 tombstones=3 count=9` (id, keys, size)."""
         self._fresh(args, real=False)
+        return self.do_shape_more(args, lines)
+
+    def do_shape_more(self, args: dict[str, str], lines: list[str]) -> str:
+        """More tables, as in `shape`."""
         for line in lines:
             level, table_id, keys, size, *more = line.replace(":", "").split()
             low, _, high = keys.partition("-")
