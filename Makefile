@@ -29,7 +29,8 @@ check: $(VENV)/.stamp-dev types
 
 # The repository root is the package, so the checker needs a folder that holds it under its name.
 types: $(VENV)/.stamp-dev .mypy_pkg/meles
-	cd .mypy_pkg && $(abspath $(PY)) -m mypy --config-file ../pyproject.toml -p meles
+	cd .mypy_pkg && $(abspath $(PY)) -m mypy --config-file ../pyproject.toml \
+		-m meles -m meles.supervisor -p meles.configs -p meles.engine -p meles.workers
 
 bench: $(VENV)/.stamp-bench
 	$(PY) benchmarks/compare.py $(ARGS)

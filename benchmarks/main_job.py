@@ -21,6 +21,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import meles
 from meles.engine.cli.ingest import Ingest
@@ -30,7 +31,7 @@ from meles.engine.cli.render import rate_text, size_text, stage_lines, worker_li
 from meles.engine.cli.sources import open_sources, read_file, source_format, walk
 
 # Smaller than the defaults, so that a run of a minute rotates, compacts and collects many times.
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "memtable_size": "8MiB",
     "value_log_file_size": "32MiB",
     "base_level_size": "32MiB",

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE, META_POINTER, ValuePointer
 from meles.engine.inspection import size_on_disk
@@ -58,7 +59,7 @@ def _classify(view: ReadView, snapshots: list[int]) -> _Tally:
     sources = [table.scan() for table in view.level_zero]
     sources += [_chain(tables) for _, tables in view.levels]
     tally = _Tally(Counter(), Counter(), Counter())
-    now = int(time.time() * 1000)
+    now = now_ms()
     last: bytes | None = None
     newer = 0
     for batch in merge(sources, ordered=view.ordered):

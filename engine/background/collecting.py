@@ -16,6 +16,7 @@ from typing import Final
 
 from meles.engine.background.retry import WORKER_OUTPUT, Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.clock import now_ms
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.jobs import Job, JobResult, RelocateJob

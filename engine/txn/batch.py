@@ -15,7 +15,9 @@ from typing import Literal
 from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER
 from meles.engine.engine import Engine
 from meles.engine.errors import TransactionFinishedError, TransactionTooBigError
+from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.txn.entries import (
+    FIRST_RESERVED,
     BytesLike,
     TimeToLive,
     as_bytes,
@@ -35,11 +37,12 @@ class WriteBatch:
     def __init__(self, engine: Engine, *, at: int | None = None) -> None:
         self._engine = engine
         self._at = at
-        self._entries: dict[bytes, tuple[bytes, int, int]] = {}
+        self._values: dict[bytes, bytes] = {}
+        self._special: dict[bytes, tuple[int, int]] = {}  # meta and expiry where they are not 0
         self._size = 0
         self._limit = min(engine.options.txn_limit, _SPLIT_BYTES)
         self._finished = False
-        self._plain = not engine.has_bans
+        self._bans = engine.has_bans
         self._threshold = min(engine.options.value_threshold, self._limit // 4)
         self.committed = 0  # entries written so far
 
@@ -58,11 +61,26 @@ class WriteBatch:
         discard_earlier: bool = False,
     ) -> None:
         """Add a set; may commit what was collected before it."""
+        if ttl is None and not meta and not discard_earlier:
+            # the plain case, kept short: it is called once an entry of every load
+            if type(key) is bytes and type(value) is bytes and not self._finished:
+                length = len(key)
+                if 0 < length <= MAX_KEY_BYTES and key[0] != FIRST_RESERVED:
+                    size = length + len(value) + ENTRY_OVERHEAD
+                    total = self._size + size
+                    if size < self._threshold and total <= self._limit and not self._bans:
+                        values = self._values
+                        if len(values) < _SPLIT_ENTRIES:
+                            values[key] = value
+                            if self._special:
+                                self._special.pop(key, None)
+                            self._size = total
+                            return
+            self._add(key, value if type(value) is bytes else as_bytes(value, "value"), 0, 0)
+            return
         bits = META_DISCARD_EARLIER if discard_earlier else 0
-        if meta:
-            bits |= user_meta(meta) << 8
         data = value if type(value) is bytes else as_bytes(value, "value")
-        self._add(key, data, bits, 0 if ttl is None else expiry_ms(ttl))
+        self._add(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def delete(self, key: BytesLike) -> None:
         """Add a delete."""
@@ -75,18 +93,21 @@ class WriteBatch:
         self.delete(key)
 
     def _add(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
-        if self._finished or self._engine.refusal is not None:
-            self._check()
+        self._check()
         key = writable_key(key)
-        if not self._plain or self._engine.has_bans:
+        if self._bans or self._engine.has_bans:
             self._engine.check_namespace(key)
         if len(value) < self._threshold:
             size = len(key) + len(value) + ENTRY_OVERHEAD
         else:
             size = self._large_size(key, value)
-        if self._size + size > self._limit or len(self._entries) >= _SPLIT_ENTRIES:
+        if self._size + size > self._limit or len(self._values) >= _SPLIT_ENTRIES:
             self.flush()
-        self._entries[key] = (value, meta, expiry)
+        self._values[key] = value
+        if meta or expiry:
+            self._special[key] = (meta, expiry)
+        else:
+            self._special.pop(key, None)
         self._size += size
 
     def _large_size(self, key: bytes, value: bytes) -> int:
@@ -103,21 +124,26 @@ class WriteBatch:
     def flush(self) -> None:
         """Commit what was collected. Durable as `sync` says when this returns."""
         self._check()
-        entries, self._entries, self._size = self._entries, {}, 0
-        if not entries:
+        values, special = self._values, self._special
+        self._values, self._special, self._size = {}, {}, 0
+        if not values:
             return
         writer = self._engine.check_writable()
+        keys = list(values)
+        metas, expiries = [0] * len(keys), [0] * len(keys)
+        if special:
+            metas = [special[key][0] if key in special else 0 for key in keys]
+            expiries = [special[key][1] if key in special else 0 for key in keys]
         try:
-            values, metas, expiries = zip(*entries.values(), strict=True)
-            writer.commit(list(entries), values, metas, expiries, ts=self._at)
+            writer.commit(keys, list(values.values()), metas, expiries, ts=self._at)
         except BaseException:
             self._finished = True
             raise
-        self.committed += len(entries)
+        self.committed += len(keys)
 
     def cancel(self) -> None:
         """Forget what was not committed. A second call does nothing."""
-        self._entries, self._size, self._finished = {}, 0, True
+        self._values, self._special, self._size, self._finished = {}, {}, 0, True
 
     def end(self, _refusal: Callable[[], Exception] | None) -> None:
         """The database closes."""

@@ -16,7 +16,7 @@ from meles.engine.ids import MAX_KEY_BYTES, RESERVED_PREFIX
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 TimeToLive: TypeAlias = float | int | timedelta | None
 
-_FIRST_RESERVED = RESERVED_PREFIX[0]
+FIRST_RESERVED = RESERVED_PREFIX[0]
 _LATEST_MS = 1 << 62
 
 
@@ -39,7 +39,7 @@ def writable_key(key: object) -> bytes:
     data = key if type(key) is bytes else as_bytes(key, "key")
     if not 0 < len(data) <= MAX_KEY_BYTES:
         raise InvalidKeyError(f"a key of {len(data):,} bytes")
-    if data[0] == _FIRST_RESERVED and data.startswith(RESERVED_PREFIX):
+    if data[0] == FIRST_RESERVED and data.startswith(RESERVED_PREFIX):
         raise InvalidKeyError("a reserved key")
     return data
 

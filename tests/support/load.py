@@ -44,6 +44,8 @@ KEYS: Final = [*SHARED, *MARKERS, *(key for keys in OWN for key in keys)]
 COUNTERS: Final = {"flusher": "flushes", "compactor": "compactions", "value_gc": "gc_runs"}
 _BUSY_WAIT: Final = 2.0  # seconds to wait for a worker to be busy before an idle one will do
 _MARKER_BYTES: Final = 40
+_LONGEST_VALUE: Final = 64 << 10
+_BATCH_VALUE: Final = 9000  # so that a batch never splits: each part would be a commit of its own
 
 
 def value_length(rng: random.Random) -> int:
@@ -57,7 +59,7 @@ def value_length(rng: random.Random) -> int:
         return rng.randrange(1000, 1050)
     if kind < 0.97:
         return rng.randrange(1050, 9000)
-    return rng.randrange(9000, (64 << 10) + 1)
+    return rng.randrange(9000, _LONGEST_VALUE + 1)
 
 
 class Load:
@@ -81,7 +83,7 @@ class Load:
             except meles.ClosedError:
                 if not self.stopping.is_set():
                     self.give_up()
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is, the test must hear of it
                 self.give_up()
 
         thread = threading.Thread(target=body, daemon=True)
@@ -117,7 +119,8 @@ class Load:
             keys = rng.sample(own, rng.randint(1, 6))
         else:
             keys = [rng.choice(own)]
-        lengths = {key: value_length(rng) for key in keys if rng.random() >= 0.2}
+        longest = _BATCH_VALUE if 0.55 <= kind < 0.7 else _LONGEST_VALUE
+        lengths = {key: min(value_length(rng), longest) for key in keys if rng.random() >= 0.2}
         if kind < 0.7:
             keys.append(MARKERS[client])
             lengths[MARKERS[client]] = _MARKER_BYTES
@@ -164,6 +167,7 @@ class Load:
                 batch.delete(key.encode())
             else:
                 batch.set(key.encode(), value)
+        assert batch.committed == 0, "a batch split itself"
         return batch.flush
 
     def single(

@@ -187,12 +187,7 @@ CAPABILITIES = (
     Capability(
         CLOCK,
         (
-            "engine.txn.entries",  # expiry of what is set
-            "engine.txn.cursor",  # expiry of what is read
-            "engine.read_view",  # expiry of what is read
-            "engine.background.flushing",  # a file's creation stamp
-            "engine.background.compacting",  # expiry of what is merged, a file's creation stamp
-            "engine.background.collecting",  # a file's creation stamp
+            "engine.clock",  # expiry, and when a file was made
             "engine.fs.dir_lock",  # since when, for a human
             "workers.parent.log_pipe",  # when a worker printed what is no record
         ),

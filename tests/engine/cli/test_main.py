@@ -97,6 +97,9 @@ def test_info_verify_and_json(run: Run, filled: Path) -> None:
     data = json.loads(run("info", filled, "--json").out)
     assert data["size"]["lsm_bytes"] > 0
     assert data["health"]["status"] == "read_only"
+    space = run("space", filled)
+    assert space.code == 0
+    assert " in all" in space.out
     checked = run("verify", filled, "--values")
     assert checked.code == 0
     assert checked.out.startswith("ok: 1 tables")

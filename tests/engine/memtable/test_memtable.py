@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -222,9 +223,19 @@ def test_a_full_disk_leaves_it_as_it_was(directory: Directory, fault_disk: Fault
 # -- one writer, several readers -----------------------------------------------------------------
 
 
+@pytest.fixture
+def impatient_interpreter() -> Iterator[None]:
+    """Threads take turns often, so that there is something to get wrong."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("impatient_interpreter")
 def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
     """Frame n sets a few shared keys to n: at snapshot n every one of them is n, or absent."""
-    rounds, shared = 1500, [b"s%d" % n for n in range(5)]
+    rounds, shared = 300, [b"s%d" % n for n in range(5)]
     published = 0
     stop = threading.Event()
     checks: list[int] = [0, 0, 0]
@@ -232,7 +243,9 @@ def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
 
     def write() -> None:
         nonlocal published
-        for n in range(1, rounds + 1):
+        for n in range(1, 20 * rounds):
+            if stop.is_set() or (n > rounds and min(checks) >= 10):
+                break
             number = b"%d" % n
             names = [*shared, b"only-%06d" % n]
             table.put_many(names, [number] * 6, [0] * 6, [0] * 6, n)
@@ -257,7 +270,7 @@ def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
     def run(target: object, *arguments: object) -> None:
         try:
             target(*arguments)  # type: ignore[operator]
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to the test
             errors.append(error)
             stop.set()
 
@@ -268,7 +281,7 @@ def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert min(checks) >= 2
+    assert min(checks) > 2
     table.check()
 
 

@@ -1,0 +1,48 @@
+"""Killing everything, at any moment, over and over in the same directory.
+
+`MELES_KILLS` sets how often in the long campaigns.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+LONG = int(os.environ.get("MELES_KILLS", "500"))
+REQUIRED = ("flushes", "compactions", "deep", "relocated", "dropped", "conflicts")
+
+
+def kills_under_load(campaign, times):
+    """Kill under load; now and then also before it has begun, and while it closes."""
+    rng = campaign.rng
+    for _ in range(times):
+        campaign.start(sync=rng.choice(["none", "interval", "interval", "commit"]))
+        if rng.random() < 0.3:
+            campaign.pause(0.15)  # while it recovers
+            campaign.crash()
+            campaign.start()
+        campaign.load.expect("open")
+        campaign.pause(rng.choice([0.1, 0.6, 1.2]))
+        if rng.random() < 0.3:
+            campaign.load.say("stop")
+            campaign.load.expect("closing")
+            campaign.pause(0.15)  # while it closes
+        campaign.crash()
+        if rng.random() < 0.3 and campaign.checker.observations:
+            campaign.look()
+    totals = campaign.last_look()
+    checker = campaign.checker
+    assert all(totals[name] for name in REQUIRED), f"void: {totals}; {campaign.where()}"
+    assert checker.acked > 20 * times, f"void: {checker.acked} commits"
+    assert checker.observations > times
+    campaign.done()
+
+
+def test_everything_acknowledged_survives_fifty_kills(campaign):
+    kills_under_load(campaign, 50)
+
+
+@pytest.mark.long
+def test_everything_acknowledged_survives_many_kills(campaign):
+    kills_under_load(campaign, LONG)
