@@ -94,6 +94,11 @@ LAYERS = (
     ),
     Layer("engine.cli", ("meles", *WORDS, "engine.options", "engine.reports"), "a user of the API"),
     Layer(
+        "engine.cli.feed_verbs",
+        ("meles", *WORDS, "engine.cli", "engine.options", "engine.reports", "supervisor"),
+        "the service takes its signals from the supervisor, which alone may catch them",
+    ),
+    Layer(
         "workers.wire",
         (*WORDS, "engine.jobs", "engine.codec.checksum", "engine.worker_info"),
         "plain data: both sides import it",
@@ -123,7 +128,8 @@ LAYERS = (
 
 NEVER = (
     Never(
-        "engine", ("workers", "supervisor"), "the engine knows no process: it is handed a `JobPool`"
+        "engine", ("workers", "supervisor"), "the engine knows no process: it is handed a `JobPool`",
+        but=("engine.cli.feed_verbs",),
     ),
     Never(
         "engine", ("meles",), "the API is made of the engine, not vice versa", but=("engine.cli",)
@@ -198,6 +204,7 @@ CAPABILITIES = (
         (
             "engine.fs.dir_lock",  # flock has no timed form
             "engine.db",  # back-off between attempts of a transaction
+            "engine.brake",  # the delay is the purpose
             "engine.cli.care_verbs",  # nothing announces that the workers have booted
         ),
         "waiting is done on events and descriptors",

@@ -1,0 +1,33 @@
+"""Random use of the whole public API against a dict of version lists."""
+
+from __future__ import annotations
+
+import pytest
+from checkers.machine import DatabaseMachine
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+
+class InProcesses(DatabaseMachine):
+    workers = "process"
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(DatabaseMachine, 60), (InProcesses, 6)], ids=["inline", "process"]
+)
+def test_answers_as_the_model(machine: type[DatabaseMachine], examples: int) -> None:
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples, stateful_step_count=40)
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(DatabaseMachine, 1000), (InProcesses, 60)], ids=["inline", "process"]
+)
+def test_answers_as_the_model_for_long(machine: type[DatabaseMachine], examples: int) -> None:
+    long = settings.get_profile("long")
+    run_state_machine_as_test(
+        machine, settings=settings(long, max_examples=examples, stateful_step_count=50)
+    )

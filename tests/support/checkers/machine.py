@@ -1,0 +1,551 @@
+"""A hypothesis state machine: random use of the public API, every answer compared with the model.
+
+The clock is the machine's own. Everything is so small that logs, tables, levels and value-log files
+rotate all the time. `workers` is set by the subclass that a test runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import meles
+import pytest
+from checkers.mirror import OpenCursor, OpenTxn
+from checkers.model import Entry, Model, Range, Write, narrowed
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from meles.engine import clock
+
+KEYS = [
+    b"a", b"a\0", b"a\0b", b"aa", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c/1", b"c/2", b"c/20",
+    b"c/3", b"d", b"\xff", b"\xff\xff", b"k" * 300, b"M1", b"M2",
+]  # fmt: skip
+MERGED = [b"M1", b"M2"]
+PREFIXES = [b"", b"a", b"a\0", b"b\xff", b"c/", b"c/2", b"m/", b"m/01", b"M", b"\xff", b"zz"]
+BULK = 100  # entries of a bulk load, of several hundred bytes each
+PATIENCE = 60.0  # seconds for what workers do
+
+keys = st.sampled_from(KEYS)
+bounds = st.none() | st.sampled_from([*KEYS, b"m/050", b"", b"zzz"])
+sizes = st.sampled_from([0, 1, 10, 63, 64, 65, 400, 3000])
+lives = st.none() | st.none() | st.sampled_from([0.001, 0.5, 1, 30, 3600])
+metas = st.sampled_from([0, 0, 0, 7, 255])
+picks = st.integers(0, 7)
+flags = st.booleans()
+chosen_options = st.fixed_dictionaries(
+    {
+        "num_versions_to_keep": st.sampled_from([1, 1, 2, 1 << 30]),
+        "value_threshold": st.sampled_from([0, 64, 64, 1 << 20]),
+        "compression": st.sampled_from(["none", "lz4"]),
+        "block_size": st.sampled_from([256, 4096]),
+        "block_cache_size": st.sampled_from([0, 1 << 20]),
+        "value_log_max_entries": st.sampled_from([3, 40]),
+        "num_memtables": st.sampled_from([1, 3]),
+        "bloom_false_positive": st.sampled_from([0.0, 0.01]),
+    }
+)
+TINY: dict[str, Any] = {
+    "memtable_size": 64 << 10,
+    "base_table_size": 16 << 10,
+    "base_level_size": 64 << 10,
+    "level_size_multiplier": 2,
+    "num_level_zero_tables": 2,
+    "num_level_zero_tables_stall": 6,
+    "max_levels": 5,
+    "value_log_file_size": 1 << 20,
+    "num_compactors": 1,
+}
+scans = st.fixed_dictionaries(
+    {
+        "prefix": st.sampled_from([b"", b"", *PREFIXES]),
+        "start": bounds,
+        "stop": bounds,
+        "reverse": flags,
+        "limit": st.none() | st.sampled_from([0, 1, 3, 50]),
+    }
+)
+shapes = st.sampled_from(["iterate", "items", "keys", "values", "keys_only"])
+
+
+class DatabaseMachine(RuleBasedStateMachine):
+    """Subclasses set `workers`."""
+
+    workers = "inline"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_700_000_000_000
+        self._real_clock = clock.time_ns
+        clock.time_ns = lambda: self.now * 1_000_000
+        memory = "/dev/shm"
+        self.home = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+        self.generation = 0
+        self.written = 0
+        self.txns: list[OpenTxn] = []
+        self.cursors: list[OpenCursor] = []
+        self.operators: dict[bytes, Any] = {}
+        self.model = Model(1)
+        self.db: Any = None
+
+    @initialize(options=chosen_options)
+    def start(self, options: dict[str, Any]) -> None:
+        self.model = Model(options["num_versions_to_keep"])
+        self._open(options)
+
+    def _open(self, options: dict[str, Any]) -> None:
+        self.model.keep = min(self.model.keep, options["num_versions_to_keep"])
+        self.db = meles.open(self.path, workers=self.workers, **TINY, **options)
+        assert self.db.max_version() == self.model.last_ts
+
+    @property
+    def path(self) -> Path:
+        return self.home / str(self.generation)
+
+    def teardown(self) -> None:
+        try:
+            if self.db is not None:
+                try:
+                    self._check_everything()
+                finally:
+                    report = self.db.close(PATIENCE)
+                    self._end_handles()
+                assert report.clean, report
+        finally:
+            clock.time_ns = self._real_clock
+            shutil.rmtree(self.home)
+
+    def _end_handles(self) -> None:
+        """After a close: everything that was open says so."""
+        for cursor in self.cursors:
+            if not cursor.closed:
+                with pytest.raises(meles.ClosedError):
+                    next(cursor.cursor)
+        for open_txn in self.txns:
+            with pytest.raises(meles.ClosedError):
+                open_txn.txn.get(b"a")
+        self.txns, self.cursors, self.operators = [], [], {}
+
+    @invariant()
+    def bound_what_may_be_given_up(self) -> None:
+        self.model.give_up(min((t.read_ts for t in self.txns), default=None))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _value(self, size: int) -> bytes:
+        self.written += 1
+        return (b"%d." % self.written).ljust(size, b"=")[: max(size, 8)] if size else b""
+
+    def _write(self, size: int, ttl: float | None, meta: int, discard: bool) -> Write:
+        expiry = 0 if ttl is None else self.now + round(ttl * 1000)
+        return Write(self._value(size), expiry, meta, discard)
+
+    @staticmethod
+    def _keywords(write: Write, ttl: float | None) -> dict[str, Any]:
+        return {"ttl": ttl, "meta": write.meta, "discard_earlier": write.discard}
+
+    @rule(key=keys, size=sizes, ttl=lives, meta=metas, discard=st.sampled_from([False] * 5 + [True]))
+    def set(self, key: bytes, size: int, ttl: float | None, meta: int, discard: bool) -> None:
+        write = self._write(size, ttl, meta, discard)
+        self.db.set(key, write.value, **self._keywords(write, ttl))
+        self.model.commit({key: write})
+
+    @rule(key=keys)
+    def delete(self, key: bytes) -> None:
+        self.db.delete(key)
+        self.model.commit({key: Write(None)})
+
+    @rule(ops=st.lists(st.tuples(keys, sizes, lives, flags), max_size=12), cancel=picks)
+    def batch(self, ops: list[tuple[bytes, int, float | None, bool]], cancel: int) -> None:
+        """Entries become visible split by split; a cancelled batch keeps the splits it made."""
+        collected: dict[bytes, Write] = {}
+        with self.db.write_batch() as batch:
+            for key, size, ttl, delete in ops:
+                before = batch.committed
+                write = Write(None) if delete else self._write(size, ttl, 0, False)
+                if delete:
+                    batch.delete(key)
+                else:
+                    batch.set(key, write.value, ttl=ttl)
+                if batch.committed != before:
+                    self.model.commit(collected)
+                    collected = {}
+                collected[key] = write
+            if cancel == 0:
+                batch.cancel()
+                collected = {}
+        if collected:
+            self.model.commit(collected)
+        assert self.db.max_version() == self.model.last_ts
+
+    @rule(first=st.integers(0, 5), step=st.sampled_from([1, 3]), size=st.sampled_from([20, 300]))
+    def bulk(self, first: int, step: int, size: int) -> None:
+        """Enough to fill a log."""
+        collected: dict[bytes, Write] = {}
+        with self.db.write_batch() as batch:
+            for number in range(first * 10, first * 10 + BULK, step):
+                key, write = b"m/%03d" % number, Write(self._value(size))
+                before = batch.committed
+                batch.set(key, write.value)
+                if batch.committed != before:
+                    self.model.commit(collected)
+                    collected = {}
+                collected[key] = write
+        self.model.commit(collected)
+
+    @rule(milliseconds=st.sampled_from([1, 499, 500, 1000, 29_000, 3_600_000]))
+    def let_time_pass(self, milliseconds: int) -> None:
+        self.now += milliseconds
+
+    # -- reading without a transaction -----------------------------------------------------------
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        expected = self.model.value(key, self.model.last_ts, self.now)
+        assert self.db.get(key) == expected
+        assert (key in self.db) == (expected is not None)
+
+    @rule(wanted=st.lists(keys, max_size=8))
+    def get_many(self, wanted: list[bytes]) -> None:
+        ts = self.model.last_ts
+        assert self.db.get_many(wanted) == [self.model.value(k, ts, self.now) for k in wanted]
+
+    @rule(back=st.integers(0, 30), wanted=st.lists(keys, min_size=1, max_size=4))
+    def read_the_past(self, back: int, wanted: list[bytes]) -> None:
+        """Exact where nothing can be given up; below, at least never a version that is not there."""
+        at = max(0, self.model.last_ts - back)
+        with self.db.view(at=at) as txn:
+            for key in wanted:
+                item = txn.item(key)
+                if at >= self.model.floor:
+                    self._compare_item(item, self.model.live(key, at, self.now))
+                elif item is not None:
+                    known = {e.version: e.write.value for e in self.model.versions(key, at)}
+                    assert known[item.version] == item.value
+            if at >= self.model.floor:
+                expected = self.model.scan(Range(), at, self.now)
+                assert list(txn.items()) == [(k, e.write.value) for k, e in expected]
+
+    def _compare_item(self, item: Any, entry: Entry | None) -> None:
+        assert (item is None) == (entry is None)
+        if entry is not None:
+            write = entry.write
+            assert (item.value, item.version, item.meta, item.deleted, item.value_size) == (
+                write.value, entry.version, write.meta, False, len(write.value or b"")
+            )  # fmt: skip
+            assert item.expires_at == write.expiry / 1000
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.txns) < 5)
+    @rule(update=flags)
+    def begin(self, update: bool) -> None:
+        opened = OpenTxn(self.db.update() if update else self.db.view(), update)
+        assert opened.read_ts == self.model.last_ts
+        self.txns.append(opened)
+
+    @precondition(lambda self: len(self.txns) < 5 and self.model.floor < self.model.last_ts)
+    @rule(back=picks)
+    def begin_in_the_past(self, back: int) -> None:
+        at = max(self.model.floor, self.model.last_ts - back)
+        self.txns.append(OpenTxn(self.db.view(at=at), False))
+
+    @precondition(lambda self: self.txns)
+    @rule(pick=picks, wanted=st.lists(keys, min_size=1, max_size=3))
+    def txn_read(self, pick: int, wanted: list[bytes]) -> None:
+        opened = self.txns[pick % len(self.txns)]
+        for key in wanted:
+            item = opened.txn.item(key)
+            if key in opened.pending:
+                own = Entry(opened.read_ts, opened.pending[key])
+                self._compare_item(item, None if own.gone(self.now) else own)
+            else:
+                opened.reads.add(key)
+                self._compare_item(item, self.model.live(key, opened.read_ts, self.now))
+
+    @precondition(lambda self: any(t.update for t in self.txns))
+    @rule(pick=picks, key=keys, size=sizes, ttl=lives, meta=metas, delete=flags)
+    def txn_write(
+        self, pick: int, key: bytes, size: int, ttl: float | None, meta: int, delete: bool
+    ) -> None:
+        updates = [t for t in self.txns if t.update]
+        opened = updates[pick % len(updates)]
+        write = Write(None) if delete else self._write(size, ttl, meta, False)
+        try:
+            if delete:
+                opened.txn.delete(key)
+            else:
+                opened.txn.set(key, write.value, **self._keywords(write, ttl))
+        except meles.TransactionTooBigError:
+            return  # the transaction stays as it was
+        opened.pending[key] = write
+
+    @precondition(lambda self: any(not t.update for t in self.txns))
+    @rule(pick=picks, key=keys)
+    def view_refuses_writes(self, pick: int, key: bytes) -> None:
+        views = [t for t in self.txns if not t.update]
+        with pytest.raises(meles.ReadOnlyError):
+            views[pick % len(views)].txn.set(key, b"")
+
+    @precondition(lambda self: self.txns)
+    @rule(pick=picks)
+    def commit(self, pick: int) -> None:
+        opened = self.txns.pop(pick % len(self.txns))
+        expected: bool | None = False
+        if opened.pending:
+            expected = self.model.conflicts(
+                opened.read_ts, opened.reads, opened.covered(), self.now
+            )
+        try:
+            ts = opened.txn.commit()
+        except meles.ConflictError:
+            assert expected is not False, "a conflict with nothing"
+        else:
+            assert expected is not True, "a conflict was missed"
+            assert ts == (self.model.commit(opened.pending) if opened.pending else 0)
+            assert opened.txn.commit_ts == ts
+        self._ended(opened)
+
+    @precondition(lambda self: self.txns)
+    @rule(pick=picks)
+    def discard(self, pick: int) -> None:
+        opened = self.txns.pop(pick % len(self.txns))
+        opened.txn.discard()
+        self._ended(opened)
+
+    def _ended(self, opened: OpenTxn) -> None:
+        with pytest.raises(meles.TransactionFinishedError):
+            opened.txn.get(b"a")
+        for mirror in opened.cursors:
+            if not mirror.closed:
+                with pytest.raises(meles.TransactionFinishedError):
+                    next(mirror.cursor)
+        self.cursors = [c for c in self.cursors if c.owner is not opened]
+
+    # -- iterating -------------------------------------------------------------------------------
+
+    def _source(self, pick: int) -> tuple[Any, OpenTxn | None]:
+        """The database for some picks, else one of the transactions."""
+        opened = self.txns[pick % len(self.txns)] if self.txns and pick % 3 else None
+        return (self.db if opened is None else opened.txn), opened
+
+    def _cursor(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> OpenCursor:
+        source, owner = self._source(pick)
+        ts = self.model.last_ts if owner is None else owner.read_ts
+        since = max(0, ts - since_back) if since_back else 0
+        within = narrowed(wanted["prefix"], wanted["start"], wanted["stop"])
+        pending = {} if owner is None else owner.pending
+        rows = self.model.scan(within, ts, self.now, pending, since)
+        if shape == "keys_only":
+            cursor = source.iterate(keys_only=True, since=since, **wanted)
+        else:
+            cursor = getattr(source, shape)(since=since, **wanted)
+        mirror = OpenCursor(
+            cursor, rows, within, wanted["reverse"], wanted["limit"], shape, owner
+        )
+        if owner is not None:
+            owner.cursors.append(mirror)
+        return mirror
+
+    def _step(self, mirror: OpenCursor, count: int) -> None:
+        given = []
+        for _ in range(count):
+            row = next(mirror.cursor, None)
+            if row is None:
+                break
+            given.append(row)
+        expected = mirror.take(count)
+        assert len(given) == len(expected), (given, expected)
+        for row, (key, entry) in zip(given, expected, strict=True):
+            if mirror.shape == "items":
+                assert row == (key, entry.write.value)
+            elif mirror.shape == "keys":
+                assert row == key
+            elif mirror.shape == "values":
+                assert row == entry.write.value
+            else:
+                assert row.key == key
+                if not 0 < entry.write.expiry <= self.now:  # else it expired after the snapshot
+                    self._compare_item(row, entry)
+
+    @rule(pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 0, 2, 9]), shape=shapes)
+    def scan(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> None:
+        mirror = self._cursor(pick, wanted, since_back, shape)
+        self._step(mirror, 1 << 20)
+        mirror.cursor.close()
+        mirror.note()
+        mirror.closed = True
+
+    @precondition(lambda self: len(self.cursors) < 6)
+    @rule(pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 9]), shape=shapes)
+    def open_cursor(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> None:
+        self.cursors.append(self._cursor(pick, wanted, since_back, shape))
+
+    @precondition(lambda self: self.cursors)
+    @rule(pick=picks, count=st.sampled_from([1, 1, 2, 5, 200]))
+    def step(self, pick: int, count: int) -> None:
+        self._step(self.cursors[pick % len(self.cursors)], count)
+
+    @precondition(lambda self: self.cursors)
+    @rule(pick=picks, key=keys | st.sampled_from([b"", b"m/", b"m/055", b"\xff\xff\xff"]), count=picks)
+    def seek(self, pick: int, key: bytes, count: int) -> None:
+        mirror = self.cursors[pick % len(self.cursors)]
+        mirror.cursor.seek(key)
+        mirror.seek(key)
+        self._step(mirror, count)
+
+    @precondition(lambda self: self.cursors)
+    @rule(pick=picks)
+    def rewind(self, pick: int) -> None:
+        mirror = self.cursors[pick % len(self.cursors)]
+        mirror.cursor.rewind()
+        mirror.rewind()
+
+    @precondition(lambda self: self.cursors)
+    @rule(pick=picks)
+    def close_cursor(self, pick: int) -> None:
+        mirror = self.cursors.pop(pick % len(self.cursors))
+        mirror.cursor.close()
+        mirror.note()
+        mirror.closed = True
+        assert next(mirror.cursor, None) is None
+
+    @rule(pick=picks, prefix=st.sampled_from(PREFIXES), reverse=flags, since_back=picks)
+    def all_versions(self, pick: int, prefix: bytes, reverse: bool, since_back: int) -> None:
+        source, owner = self._source(pick)
+        ts = self.model.last_ts if owner is None else owner.read_ts
+        if ts < self.model.floor:
+            return
+        since = max(0, ts - since_back) if since_back else 0
+        found: dict[bytes, list[Any]] = {}
+        order = []
+        for item in source.iterate(prefix, reverse=reverse, all_versions=True, since=since):
+            if not order or order[-1] != item.key:
+                order.append(item.key)
+            found.setdefault(item.key, []).append(item)
+        assert order == sorted(found, reverse=reverse)
+        pending = {} if owner is None else owner.pending
+        if owner is not None and owner.update:
+            self._note_covered(owner, prefix)
+        within = narrowed(prefix, None, None)
+        for key in sorted(filter(within.holds, self.model.entries.keys() | pending.keys())):
+            self._compare_versions(key, found.pop(key, []), ts, since, pending.get(key))
+        assert not found
+
+    def _note_covered(self, owner: OpenTxn, prefix: bytes) -> None:
+        whole = OpenCursor(None, [], narrowed(prefix, None, None), False, None, "", owner)
+        whole.exhausted = True
+        owner.cursors.append(whole)
+        whole.note()
+        whole.closed = True
+
+    def _compare_versions(
+        self, key: bytes, items: list[Any], ts: int, since: int, own: Write | None
+    ) -> None:
+        versions = [item.version for item in items]
+        assert versions == sorted(set(versions), reverse=True)
+        known = {entry.version: entry.write for entry in self.model.versions(key, ts)}
+        if own is not None and ts > since:
+            known[ts] = own  # it has the number of the snapshot, and stands for that version
+        for item in items:
+            write = known[item.version]
+            assert item.version > since
+            expired = 0 < write.expiry <= self.now
+            assert item.deleted == (write.value is None or expired)
+            if not expired:  # an expired one may have become a bare tombstone
+                assert (item.value, item.meta) == (write.value or b"", write.meta)
+                assert item.expires_at == write.expiry / 1000
+        must = {e.version for e in self.model.must_be_there(key, ts, self.now)}
+        must |= {ts} if own is not None else set()
+        assert {v for v in must if v > since} <= set(versions)
+
+    # -- merge operators -------------------------------------------------------------------------
+
+    def _operator(self, key: bytes) -> Any:
+        if key not in self.operators:
+            self.operators[key] = self.db.merge_operator(key, bytes.__add__, every=86400.0)
+        return self.operators[key]
+
+    @rule(key=st.sampled_from(MERGED), size=sizes)
+    def merge_add(self, key: bytes, size: int) -> None:
+        value = self._value(size)
+        self._operator(key).add(value)
+        self.model.commit({key: Write(value, merge=True)})
+
+    @rule(key=st.sampled_from(MERGED), stop=flags)
+    def merge_get(self, key: bytes, stop: bool) -> None:
+        operator = self._operator(key)
+        folded, count = self.model.folded(key, self.model.last_ts, self.now)
+        if folded is None:
+            with pytest.raises(meles.KeyNotFoundError):
+                operator.get()
+        else:
+            assert operator.get() == folded
+        if stop:
+            del self.operators[key]
+            operator.stop()
+            if folded is not None and count > 1:
+                self.model.commit({key: Write(folded, discard=True)})
+
+    # -- the database as a whole -----------------------------------------------------------------
+
+    @rule()
+    def flush(self) -> None:
+        self.db.flush(PATIENCE)
+
+    @rule()
+    def wait_idle(self) -> None:
+        assert self.db.wait_idle(PATIENCE)
+
+    @rule()
+    def flatten(self) -> None:
+        self.db.flatten(timeout=PATIENCE)
+
+    @rule(ratio=st.sampled_from([0.01, 0.5]))
+    def gc(self, ratio: float) -> None:
+        self.db.gc(ratio, timeout=PATIENCE)
+
+    @rule(prefixes=st.lists(st.sampled_from(PREFIXES[1:]), min_size=1, max_size=2))
+    def drop_prefix(self, prefixes: list[bytes]) -> None:
+        self.db.drop_prefix(*prefixes)
+        self.model.drop(prefixes)
+
+    @precondition(lambda self: self.model.last_ts % 3 == 0)
+    @rule()
+    def drop_all(self) -> None:
+        self.db.drop_all()
+        self.model.drop([b""])
+
+    @rule(options=chosen_options)
+    def reopen(self, options: dict[str, Any]) -> None:
+        report = self.db.close(PATIENCE)
+        assert report.clean, report
+        self._end_handles()
+        self._open(options)
+
+    @rule(options=chosen_options)
+    def crash(self, options: dict[str, Any]) -> None:
+        """Go on with the bytes the kernel has, as after a kill."""
+        assert self.db.wait_idle(PATIENCE)  # or workers would change the files while they are copied
+        shutil.copytree(self.path, self.home / str(self.generation + 1))
+        self.db.close(PATIENCE)
+        self._end_handles()
+        shutil.rmtree(self.path)
+        self.generation += 1
+        self._open(options)
+
+    @rule()
+    def look_at_everything(self) -> None:
+        self._check_everything()
+
+    def _check_everything(self) -> None:
+        expected = self.model.scan(Range(), self.model.last_ts, self.now)
+        pairs = [(key, entry.write.value) for key, entry in expected]
+        assert list(self.db.items()) == pairs
+        assert list(self.db.items(reverse=True)) == pairs[::-1]
+        report = self.db.verify(values=True)
+        assert report.ok, report.problems
+        assert self.db.health().status == "ok", self.db.health()
