@@ -1,4 +1,4 @@
-# make run    what Meles does, on real data, in a few minutes
+# make run    what Meles does, on real data, in a minute; RUN_DIR=... keeps the database there
 # make test   the tests
 # Everything else is below. Needs python3 >= 3.11 with venv and pip; the rest is set up here.
 

@@ -61,6 +61,8 @@ from meles.engine.opening import FILE_STEPS, MODES, Opening, Step
 from meles.engine.options import load_options
 from meles.engine.reports import CloseReport, GCReport, Health, Recovery, Stats
 from meles.engine.stats import NO_SUMS, Sums, make_stats
+from meles.engine.subscribe import Subscription
+from meles.engine.txn.cursor import Cursor
 from meles.engine.worker_info import WorkerInfo
 from meles.engine.writer import Writer
 from meles.workers.parent.signals import stop_signals
@@ -466,6 +468,12 @@ class Supervisor:
         self._forked = True
         path = self._path
         self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
+        self.engine.oracle.forget_in_child()
+        for item in list(self.engine.open_objects):
+            if isinstance(item, Cursor):  # a transaction asks the engine by itself
+                item.end(self.engine.refusal)
+            elif isinstance(item, Subscription):
+                item.forget_in_child()
         if self._pool is not None:
             self._pool.forget()
         for directory in self._directories:

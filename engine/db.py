@@ -55,7 +55,7 @@ from meles.engine.txn.entries import (
 )
 from meles.engine.txn.merge import Fold, MergeOperator
 from meles.engine.txn.sequence import Sequence
-from meles.engine.txn.txn import Txn, entry_size, make_scan
+from meles.engine.txn.txn import ENTRY_OVERHEAD, Txn, entry_size, make_scan
 from meles.engine.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class DB:
         key = writable_key(key)
         if type(value) is not bytes:
             value = as_bytes(value, "value")
-        if len(value) >= self._threshold or len(value) >= self._limit:
+        if len(value) >= self._threshold or len(key) + len(value) + ENTRY_OVERHEAD > self._limit:
             self._check_size(key, value)
         if self._store.version.banned:
             engine.check_namespace(key)

@@ -32,7 +32,8 @@ class BuildOptions:
 class FlushJob:
     """Turn the first `end` bytes of a sealed write-ahead log into one L0 table.
 
-    Versions that newer ones <= `discard_ts` supersede are left out; tombstones stay.
+    Versions that newer ones <= `discard_ts` supersede are left out; tombstones stay. `ordered` is
+    False when the log holds versions older than some in the tables before it (managed mode).
     """
 
     kind: ClassVar[str] = "flusher"
@@ -43,6 +44,7 @@ class FlushJob:
     created_ms: int
     discard_ts: int = 0
     versions_to_keep: int = 1
+    ordered: bool = True
 
     def title(self) -> str:
         return f"flush memtable {self.mem_id} to table {self.table_id}"

@@ -113,6 +113,11 @@ class ReadView:
                     return True
         return False
 
+    def dropped_since(self, ts: int) -> tuple[bytes, ...]:
+        """Prefixes of the drops after `ts`. For conflict detection."""
+        drops = self.version.drops
+        return tuple(prefix for drop in drops if drop.ts > ts for prefix in drop.prefixes)
+
     def hidden(self, key: bytes, version: int, ts: int) -> bool:
         """Whether a drop made this version invisible to a reader at `ts`."""
         return any(

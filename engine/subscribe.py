@@ -194,6 +194,13 @@ class Subscription:
             self._changed.notify_all()
         self._on_close(self)
 
+    def forget_in_child(self) -> None:
+        """After fork: nothing will come here any more. The locks may be held by nobody that is."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = True
+        self._queue.clear()
+
     def __enter__(self) -> Subscription:
         return self
 

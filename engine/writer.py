@@ -155,7 +155,7 @@ class Writer:
                 check()
             if ts is None:
                 ts = oracle.published + 1
-            elif ts <= active.last_ts:
+            elif ts <= oracle.published:  # older than something, here or further down
                 active.ordered = False
                 active.first_ts = min(active.first_ts, ts)
             try:

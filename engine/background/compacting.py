@@ -84,9 +84,9 @@ class Compacting:
         pool = self._scheduler.pool
         while (free := pool.free("compactor")) > 0:
             plan = self._pick(free)
+            self._found_none = plan is None
             if plan is None:
                 return
-            self._found_none = False
             self._in_flight.claim(plan)
             if plan.kind == "move":
                 self._install_move(plan)

@@ -123,6 +123,7 @@ class Flushing:
             now_ms(),
             0 if options.managed else self._oracle.discard_ts(),
             options.num_versions_to_keep,
+            memtable.ordered,
         )
         self._current = memtable
         self._scheduler.submit(self, job, self._scheduler.new_job_id())

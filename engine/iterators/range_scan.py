@@ -68,7 +68,7 @@ def scan(
 ) -> Iterator[Columns]:  # fmt: skip
     """Batches of what the reader sees; each ascends inside, in reverse they come last first.
 
-    `pending` are a transaction's own writes, newer than everything.
+    `pending` are a transaction's own writes, of `OWN_VERSION`.
     """
     if keys.is_empty():
         return iter(())

@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import eq
+from typing import Final
 
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE
+from meles.engine.ids import MAX_VERSION
+
+OWN_VERSION: Final = MAX_VERSION  # a transaction's own write: newer than anything, seen at any ts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def _newest(batch: Columns, look: Visibility) -> Columns:
     last: bytes | None = None
     entries = zip(batch.keys, batch.versions, batch.metas, batch.expiries, strict=True)
     for at, (key, version, meta, expiry) in enumerate(entries):
-        if version > ts or key == last:
+        if key == last or ts < version != OWN_VERSION:
             continue
         last = key
         if (
@@ -81,7 +85,8 @@ def _all_versions(batch: Columns, look: Visibility) -> Columns:
     order = [
         at
         for at, (key, version) in enumerate(zip(batch.keys, batch.versions, strict=True))
-        if since < version <= ts and (hidden is None or not hidden(key, version))
+        if (since < version <= ts or version == OWN_VERSION)
+        and (hidden is None or not hidden(key, version))
     ]
     return batch if len(order) == len(batch) else batch.take(order)
 

@@ -228,7 +228,8 @@ class Version:
         for at, table in self.walk():
             if table.min_key > table.max_key or table.min_version > table.max_version:
                 raise InvariantError(f"table {table.id} on level {at} is inside out")
-        if any(left.id <= right.id for left, right in pairwise(self.levels[0])):
+        ages = [(table.max_version, table.id) for table in self.levels[0]]
+        if any(left <= right for left, right in pairwise(ages)):
             raise InvariantError("L0 is not newest first")
         for at, level in enumerate(self.levels[1:], 1):
             for left, right in pairwise(level):

@@ -63,6 +63,7 @@ def read_log(job: FlushJob, directory: Directory, context: JobContext) -> tuple[
 def run_flush(job: FlushJob, directory: Directory, context: JobContext) -> JobResult:
     """Build the table of a flush job and make its name durable."""
     columns, ordered = read_log(job, directory, context)
+    ordered = ordered and job.ordered
     read = len(columns)
     if ordered and read:
         policy = Policy(job.discard_ts, job.versions_to_keep, job.created_ms, _EVERYTHING)

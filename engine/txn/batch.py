@@ -97,9 +97,8 @@ class WriteBatch:
         key = writable_key(key)
         if self._bans or self._engine.has_bans:
             self._engine.check_namespace(key)
-        if len(value) < self._threshold:
-            size = len(key) + len(value) + ENTRY_OVERHEAD
-        else:
+        size = len(key) + len(value) + ENTRY_OVERHEAD
+        if len(value) >= self._threshold or size > self._limit:
             size = self._large_size(key, value)
         if self._size + size > self._limit or len(self._values) >= _SPLIT_ENTRIES:
             self.flush()
@@ -111,12 +110,13 @@ class WriteBatch:
         self._size += size
 
     def _large_size(self, key: bytes, value: bytes) -> int:
-        size = entry_size(self._engine, key, value)
-        if size > self._engine.options.txn_limit:
+        size, limit = entry_size(self._engine, key, value), self._engine.options.txn_limit
+        if size > limit:
             raise TransactionTooBigError(
-                f"one entry of {size:,} bytes; a transaction holds {self._limit:,}",
-                limit=self._limit, size=size,
-            )  # fmt: skip
+                f"one entry of {size:,} bytes; a transaction holds {limit:,}",
+                limit=limit,
+                size=size,
+            )
         if len(value) >= self._engine.options.value_threshold:
             return size + len(value) // 4  # bound what one commit writes to the value log
         return size

@@ -3,14 +3,17 @@
 Runs in: supervisor.
 Invariants: (1) an iterator keeps the view and timestamp it was made with; (2) `limit` counts anew
 after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) `covered()` is what a
-transaction has really read: up to the last item given, not what was fetched ahead.
-Fails with: what `gate` raises (finished transaction, closed database), `CorruptionError`.
+transaction has really read: up to the last item given, not what was fetched ahead; (5) an iterator
+that failed fails again when asked again: it never goes on behind what it could not read.
+Fails with: what `end` was given (finished transaction, closed database), `ClosedError` for moving
+a closed iterator, `CorruptionError`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
@@ -24,9 +27,11 @@ from meles.engine.codec.entry import (
     POINTER_BYTES,
     ValuePointer,
 )
+from meles.engine.errors import ClosedError
 from meles.engine.iterators.range_scan import KeyRange, scan
 from meles.engine.iterators.visible import Visibility
 from meles.engine.read_view import ReadView
+from meles.engine.txn.entries import BytesLike, as_bytes
 
 T = TypeVar("T")
 
@@ -119,7 +124,7 @@ class Cursor(Generic[T]):
         track: bool = False,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        self._view = view
+        self._view: ReadView | None = view
         self._scan = wanted
         self._pending = pending
         self._on_close = on_close
@@ -141,8 +146,19 @@ class Cursor(Generic[T]):
     def __next__(self) -> T:
         if self._track:
             return self._next_tracked()
-        entry: T = next(self._entries)
+        try:
+            entry: T = next(self._entries)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._stay_failed(error)
+            raise
         return entry
+
+    def _stay_failed(self, error: Exception) -> None:
+        """Whoever goes on after an error must not take what comes for all there is."""
+        if self._view is not None:
+            self._entries = _Refusing(lambda: error)
 
     def _next_tracked(self) -> T:
         try:
@@ -150,20 +166,24 @@ class Cursor(Generic[T]):
         except StopIteration:
             self._done = self._given != self._scan.limit  # a limit proves nothing about the rest
             raise
+        except Exception as error:
+            self._stay_failed(error)
+            raise
         self._given += 1
         self._last = key
         result: T = shaped
         return result
 
     def _begin(self, keys: KeyRange) -> None:
+        view = self._open_view()
         self._from, self._last, self._done, self._given = keys, None, False, 0
         batches = scan(
-            self._view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
+            view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
         )
-        shaped = chain.from_iterable(map(self._shape, batches))
+        shaped = chain.from_iterable(map(partial(self._shape, view), batches))
         self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
 
-    def _shape(self, batch: Columns) -> Iterator[Any]:
+    def _shape(self, view: ReadView, batch: Columns) -> Iterator[Any]:
         """The batch's entries in the shape asked for, in the iterator's direction."""
         wanted = self._scan
         if wanted.reverse:
@@ -171,39 +191,33 @@ class Cursor(Generic[T]):
         if wanted.shape == SHAPE_KEY or wanted.keys_only:
             shaped: Iterator[Any] = iter(batch.keys)
             if wanted.shape == SHAPE_ITEM:
-                shaped = self._items(batch)
+                shaped = self._items(view, batch)
         elif wanted.shape == SHAPE_ITEM:
-            shaped = self._items(batch)
+            shaped = self._items(view, batch)
         else:
-            values = self._values(batch)
+            values = _values(view, batch)
             shaped = values if wanted.shape == SHAPE_VALUE else zip(batch.keys, values, strict=True)
         return zip(batch.keys, shaped, strict=True) if self._track else shaped
 
-    def _values(self, batch: Columns) -> Iterator[bytes]:
-        if not any(meta & META_POINTER for meta in set(batch.metas)):
-            return iter(batch.values)
-        read = self._view.values.read
-        return (
-            read(value, version) if meta & META_POINTER else value
-            for value, version, meta in zip(batch.values, batch.versions, batch.metas, strict=True)
-        )
-
-    def _items(self, batch: Columns) -> Iterator[Item]:
-        view = self._view
+    def _items(self, view: ReadView, batch: Columns) -> Iterator[Item]:
+        versions = batch.versions
+        if self._pending is not None:  # own writes are merged as newer than anything
+            versions = [min(version, self._scan.look.ts) for version in versions]
         return (
             Item(view, *entry)
             for entry in zip(
-                batch.keys, batch.versions, batch.metas, batch.expiries, batch.values, strict=True
+                batch.keys, versions, batch.metas, batch.expiries, batch.values, strict=True
             )
         )
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def seek(self, key: bytes) -> None:
+    def seek(self, key: BytesLike) -> None:
         """Go to the first key >= `key`, or in reverse the last key <= `key`; clamped to the
         range.
         """
-        self._check()
+        self._open_view()
+        key = as_bytes(key, "key")
         self._note_covered()
         whole = self._scan.keys
         if not self._scan.reverse:
@@ -217,7 +231,7 @@ class Cursor(Generic[T]):
 
     def rewind(self) -> None:
         """Begin again."""
-        self._check()
+        self._open_view()
         self._note_covered()
         self._begin(self._scan.keys)
 
@@ -226,9 +240,12 @@ class Cursor(Generic[T]):
         self.end(None)
 
     def end(self, refusal: Callable[[], Exception] | None) -> None:
-        """Close; later use raises `refusal()`, or just stops when it is None."""
+        """Close; later use raises the last `refusal()` given. Without one there is just nothing
+        more, and moving raises `ClosedError`.
+        """
         self._note_covered()
-        self._refusal = self._refusal or refusal
+        self._view = self._pending = None
+        self._refusal = refusal or self._refusal
         self._entries = iter(()) if refusal is None else _Refusing(refusal)
         self._done = False
         self._last = None
@@ -238,9 +255,12 @@ class Cursor(Generic[T]):
         if callback is not None:
             callback()
 
-    def _check(self) -> None:
+    def _open_view(self) -> ReadView:
         if self._refusal is not None:
             raise self._refusal()
+        if self._view is None:
+            raise ClosedError("this iterator is closed", hint="make a new iterator")
+        return self._view
 
     def __enter__(self) -> Cursor[T]:
         return self
@@ -283,6 +303,17 @@ class _Refusing:
 
     def __next__(self) -> Any:
         raise self._refusal()
+
+
+def _values(view: ReadView, batch: Columns) -> Iterator[bytes]:
+    """The batch's values, those of the value log read when their turn comes."""
+    if not any(meta & META_POINTER for meta in set(batch.metas)):
+        return iter(batch.values)
+    read = view.values.read
+    return (
+        read(value, version) if meta & META_POINTER else value
+        for value, version, meta in zip(batch.values, batch.versions, batch.metas, strict=True)
+    )
 
 
 def _reversed(batch: Columns, *, by_key: bool) -> Columns:

@@ -5,7 +5,8 @@ Invariants: (1) `published` only grows and every commit up to it can be read; co
 and published under the write lock, so their order is their number; (2) while a reader at R is
 marked,
 `discard_ts()` is at most R: compaction then keeps the newest version <= R of every key and
-everything newer, which is also what conflict detection looks at.
+everything newer, which is also what conflict detection looks at; (3) `end` takes no lock: the
+collector may call it for a forgotten reader at any point, also inside the other methods.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ class Oracle:
 
     def end(self, mark: int) -> None:
         """The reader is gone; a second call does nothing."""
-        with self._lock:
-            self._marks.pop(mark, None)
+        self._marks.pop(mark, None)
+
+    def forget_in_child(self) -> None:
+        """After fork: the thread that may have held the lock is not here to let go of it."""
+        self._lock = threading.Lock()
 
     def discard_ts(self) -> int:
         """The highest timestamp whose superseded versions nobody can ask for any more."""
         with self._lock:
-            oldest = min((mark.ts for mark in self._marks.values()), default=self.published)
+            oldest = min((mark.ts for mark in self._held()), default=self.published)
             if self._managed:
                 return min(self._managed_discard, oldest)
             return min(oldest, self.published)
@@ -64,5 +68,8 @@ class Oracle:
 
     def readers(self) -> list[ReadMark]:
         """Readers in use, oldest snapshot first."""
-        with self._lock:
-            return sorted(self._marks.values(), key=lambda mark: (mark.ts, mark.since))
+        return sorted(self._held(), key=lambda mark: (mark.ts, mark.since))
+
+    def _held(self) -> list[ReadMark]:
+        """The marks at one moment: a copy made in one step, whoever ends meanwhile."""
+        return list(self._marks.values())

@@ -32,7 +32,7 @@ from meles.engine.errors import (
     TransactionTooBigError,
 )
 from meles.engine.iterators.range_scan import KeyRange, prefix_range
-from meles.engine.iterators.visible import Visibility
+from meles.engine.iterators.visible import OWN_VERSION, Visibility
 from meles.engine.read_view import ReadView
 from meles.engine.txn.cursor import (
     SHAPE_ITEM,
@@ -173,7 +173,9 @@ class Txn:
         plan = make_scan(
             view, self._read_ts, shape, self._engine.options.namespace_offset, **wanted
         )
-        pending = self._own_writes(plan.keys) if self._pending else None
+        pending = None
+        if self._pending and plan.look.since < self._read_ts:
+            pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)
         self._engine.open_objects.add(cursor)
@@ -188,7 +190,7 @@ class Txn:
             values.append(value)
             metas.append(meta)
             expiries.append(expiry)
-        return Columns(names, [self._read_ts] * len(names), metas, expiries, values)
+        return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
 
     def iterate(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[Item]:
         """Items in key order. Parameters: `prefix`, `start` (inclusive), `stop` (exclusive),
@@ -305,11 +307,14 @@ class Txn:
         if engine.oracle.published == read_ts:
             return
         view = engine.store.view
+        dropped = view.dropped_since(read_ts)
         for key in self._reads:
-            if view.newest_version(key, read_ts):
+            if view.newest_version(key, read_ts) or key.startswith(dropped):
                 raise ConflictError("a key this transaction read was changed")
         for keys in self._covered:
-            if view.range_changed(keys.low, keys.high, read_ts):
+            if view.range_changed(keys.low, keys.high, read_ts) or any(
+                not prefix_range(prefix, keys.low, keys.high).is_empty() for prefix in dropped
+            ):
                 raise ConflictError("a range this transaction read was changed")
 
     def discard(self) -> None:
@@ -317,21 +322,22 @@ class Txn:
         if not self._finished:
             self._finish()
 
-    def end(self, _refusal: Callable[[], Exception] | None) -> None:
-        """The database closes."""
-        self.discard()
+    def end(self, refusal: Callable[[], Exception] | None) -> None:
+        """The database closes: its iterators refuse as everything else does then."""
+        if not self._finished:
+            self._finish(refusal)
 
-    def _end_cursors(self) -> None:
+    def _end_cursors(self, refusal: Callable[[], Exception] | None = None) -> None:
         cursors, self._cursors = self._cursors, []
         for cursor in cursors:
             if self._track:
                 self._covered += cursor.covered()
-            cursor.end(lambda: TransactionFinishedError("the iterator's transaction has ended"))
+            cursor.end(refusal or _ended)
 
-    def _finish(self) -> None:
+    def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
         self._finished = True
         self._engine.oracle.end(self._mark)
-        self._end_cursors()
+        self._end_cursors(refusal)
         self._pending = {}
         self._reads = set()
         self._covered = []
@@ -343,19 +349,26 @@ class Txn:
     def __exit__(self, kind: object, *_: object) -> Literal[False]:
         if self._finished:
             return False
-        if kind is None and self._update and self._pending:
-            self.commit()
-        else:
+        try:
+            if kind is None and self._update and self._pending:
+                self.commit()
+        finally:
             self.discard()
         return False
 
     def __del__(self) -> None:
-        if not getattr(self, "_finished", True):
+        if getattr(self, "_finished", True):
+            return
+        self._finished = True
+        if self._engine.refusal is None:  # else the marks are nobody's any more
             self._engine.oracle.end(self._mark)
-            self._finished = True
             warnings.warn(
                 "a transaction was neither committed nor discarded", ResourceWarning, stacklevel=2
             )
+
+
+def _ended() -> TransactionFinishedError:
+    return TransactionFinishedError("the iterator's transaction has ended")
 
 
 def _value(value: object) -> bytes:

@@ -159,7 +159,8 @@ def test_no_field_may_be_missing_or_too_many(plain: dict[str, Any]) -> None:
     for name in plain:
         with pytest.raises(ValueError, match=r".+"):
             job_from_plain({k: v for k, v in plain.items() if k != name})
-    for extra in ({"x": 1}, {7: 1}, {b"kind": "flusher"}):
+    extras: list[dict[Any, Any]] = [{"x": 1}, {7: 1}, {b"kind": "flusher"}]
+    for extra in extras:
         with pytest.raises(ValueError, match="wrong fields"):
             job_from_plain({**plain, **extra})
     for name in plain.get("build", ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -317,12 +318,13 @@ def test_the_key_is_in_no_text() -> None:
 )
 def test_a_bad_key_is_in_no_error(value: object) -> None:
     errors = []
-    for attempt in (
+    attempts: list[Callable[[], Options]] = [
         lambda: load(encryption_key=value),
         lambda: Options(encryption_key=value),  # type: ignore[arg-type]
         lambda: load_options({}, environ={"MELES_ENCRYPTION_KEY": f"{value!r}"}),
         lambda: load_options({"encryption_kee": value}, environ=NONE),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(ConfigError) as caught:
             attempt()
         errors.append(caught.value)
@@ -349,7 +351,7 @@ def test_options_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.max_levels = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Options(3)  # type: ignore[misc]
+        Options(3)  # type: ignore[call-arg, arg-type]
 
 
 def test_a_changed_copy_is_checked_again() -> None:

@@ -21,11 +21,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import meles
 import psutil
 import pytest
-from checker import Checker
+from ledger_checker import Checker
 from ledger import Ledger, LedgerFile, observe
 from load import KEYS
 from waiting import wait_until
@@ -148,6 +149,12 @@ class Program:
         line = self.line()
         assert line.split()[: len(words)] == list(words), (line, self.errors())
         return line.split()[len(words) :]
+
+    def reply(self, word: str) -> Any:
+        """The JSON behind a word that its next line begins with."""
+        line = self.line()
+        assert line.startswith(word + " "), (line, self.errors())
+        return json.loads(line[len(word) :])
 
     def workers(self) -> list[psutil.Process]:
         """Its children that are workers of Meles (one that is just being spawned is not yet)."""

@@ -18,7 +18,8 @@ def test_every_exception_is_used() -> None:
     names = {module.name: module for module in MODULES}
     for rule in CAPABILITIES:
         for part in rule.only:
-            if part in names and not names[part].is_package:
+            assert part in names, part
+            if not names[part].is_package:
                 bare = Module("somewhere.else", names[part].text)
                 assert any(rule.why in fault for fault in capability_faults(bare)), (part, rule.why)
 

@@ -13,7 +13,7 @@ a JSON list; its newline comes first, so that a line a kill cut short spoils no 
     G {...}                   counters of the run so far
     X text                    the load itself saw something that must not be
 
-`checker.py` judges it.
+`ledger_checker.py` judges it.
 """
 
 from __future__ import annotations

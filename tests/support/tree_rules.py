@@ -128,7 +128,8 @@ LAYERS = (
 
 NEVER = (
     Never(
-        "engine", ("workers", "supervisor"), "the engine knows no process: it is handed a `JobPool`",
+        "engine", ("workers", "supervisor"),
+        "the engine knows no process: it is handed a `JobPool`",
         but=("engine.cli.feed_verbs",),
     ),
     Never(
@@ -195,7 +196,6 @@ CAPABILITIES = (
         (
             "engine.clock",  # expiry, and when a file was made
             "engine.fs.dir_lock",  # since when, for a human
-            "workers.parent.log_pipe",  # when a worker printed what is no record
         ),
         "the wall clock jumps: deadlines and intervals use time.monotonic",
     ),

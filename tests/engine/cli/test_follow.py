@@ -79,6 +79,25 @@ def test_rotation_by_rename_reads_the_old_file_to_its_end(
     assert drain(source) == b"late|4\n"
 
 
+def test_what_is_written_between_reading_the_end_and_rotating_is_read(
+    log: Path, opened: list[Follower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.append(source := FileFollower(str(log)))
+    append(log, b"1\n")
+    read = os.read
+
+    def read_then_rotate(fd: int, limit: int) -> bytes:
+        data = read(fd, limit)
+        if not data and not log.with_name("app.log.1").exists():
+            append(log, b"late\n")
+            log.rename(log.with_name("app.log.1"))
+            append(log, b"2\n")
+        return data
+
+    monkeypatch.setattr(os, "read", read_then_rotate)
+    assert drain(source) + drain(source) == b"1\nlate\n|2\n"
+
+
 def set_times(path: Path, second: int) -> None:
     os.utime(path, (second, second))
 

@@ -143,7 +143,7 @@ class ClosingTheDatabase:
         self._db = db
 
     def chunks(self) -> Generator[Chunk, None, None]:
-        count = 60_000
+        count = 10_000
         keys = [b"%06d" % number for number in range(count)]
         yield Chunk(keys, [b"v"] * count, range(count), count)
         self._db.close()
@@ -155,6 +155,7 @@ def test_an_error_of_the_database_leaves_an_account_of_what_is_in(tmp_path: Path
     run = Ingest(db, PlainProgress("ingest", io.StringIO(), db.workers), skip=True)
     with pytest.raises(meles.ClosedError):
         run.run([ClosingTheDatabase(db)])
-    assert run.report.tally.committed == 60_000
     with meles.open(tmp_path / "db", mode="read_only") as again:
-        assert len(list(again)) == 60_000
+        stored = len(list(again))
+    assert 0 < stored < 10_000, "the batch committed a part by itself"
+    assert run.report.tally.committed == stored

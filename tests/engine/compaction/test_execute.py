@@ -331,7 +331,7 @@ def test_inputs_are_unmapped_when_the_job_is_over(
 
     monkeypatch.setattr(Table, "__init__", remembering)
     with pytest.raises(JobCancelledError) as raised:
-        run_compaction(job(*inputs), directory, Cancelling(2))
+        run_compaction(job(*inputs), directory, Cancelling(1))
     assert len(opened) >= 2
     assert all(table._map.closed for table in opened), raised
     run_compaction(job(*inputs), directory, tools.quiet())

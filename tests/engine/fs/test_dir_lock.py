@@ -109,10 +109,12 @@ def test_whatever_lock_says_the_error_is_the_same(
     directory: Directory, other: Directory, home: Path, content: bytes
 ) -> None:
     lock = DirectoryLock.acquire(directory, write_pid=False)
+    content = content.replace(b'{"since"', b'{"pid": %d, "since"' % os.getpid())
     (home / "LOCK").write_bytes(content)
     with pytest.raises(LockedError) as caught:
         DirectoryLock.acquire(other)
     assert caught.value.pid in (None, os.getpid())
+    assert caught.value.since is None
     assert "in use by process" in str(caught.value)
     lock.release()
     assert (home / "LOCK").read_bytes() == content

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from meles.engine.fs import files
@@ -35,7 +36,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def run_in_child(script: str, *arguments: str, shell: str = 'exec "$@"') -> object:
+def run_in_child(script: str, *arguments: str, shell: str = 'exec "$@"') -> Any:
     """What a fresh interpreter, started by a shell, reports through a pipe of its own."""
     read, write = os.pipe()
     body = f"import json, os, sys\nreport = lambda x: os.write({write}, json.dumps(x).encode())\n"
@@ -267,7 +268,7 @@ for fd in range(3):
         pass
 report([low, [directory.fd, made.fd, opened.fd], sorted(held.values())])
 """
-    low, ours, held = run_in_child(script, str(tmp_path / "db"), shell='exec "$@" <&- >&- 2>&-')  # type: ignore[misc]
+    low, ours, held = run_in_child(script, str(tmp_path / "db"), shell='exec "$@" <&- >&- 2>&-')
     assert low == []
     assert min(ours) >= 3
     assert held.count(str(tmp_path / "db" / "made")) >= 2
@@ -355,9 +356,9 @@ def test_other_errors_come_as_they_are(directory: Directory) -> None:
         assert type(caught.value) is OSError
         assert caught.value.errno == errno.EBADF
     directory.close()
-    for attempt in (directory.sync, directory.names, lambda: directory.create("b")):
+    for closed in (directory.sync, directory.names, lambda: directory.create("b")):
         with pytest.raises(OSError, match=r"Bad file descriptor|is closed"):
-            attempt()
+            closed()
 
 
 # -- mapping -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import pytest
@@ -69,9 +70,11 @@ def test_value_log_files_are_put_replaced_and_removed(full: Version) -> None:
 
 def test_counters_only_grow(full: Version) -> None:
     names = ("min_mem", "next_table", "next_vlog", "max_ts")
-    higher = Edit(**dict.fromkeys(names, 99)).apply(full)
+    counters: dict[str, Any] = dict.fromkeys(names, 99)
+    higher = Edit(**counters).apply(full)
     assert [getattr(higher, name) for name in names] == [99] * 4
-    assert Edit(**dict.fromkeys(names, 1)).apply(full) == full
+    counters = dict.fromkeys(names, 1)
+    assert Edit(**counters).apply(full) == full
 
 
 def test_drops_come_and_go_and_bans_stay(full: Version) -> None:

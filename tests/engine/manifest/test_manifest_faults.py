@@ -146,7 +146,7 @@ def lose_power(
     disk.power_loss(str(path), str(after), keep=keep, seed=seed)
 
 
-@settings(max_examples=settings.default.max_examples // 5)
+@settings(max_examples=settings().max_examples // 5)
 @given(seed=st.integers(0, 1 << 32), keep=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
 def test_after_a_power_loss_what_was_acknowledged_is_there(
     tmp_path_factory: pytest.TempPathFactory, seed: int, keep: float

@@ -139,6 +139,21 @@ def test_overlapping_finds_what_a_scan_of_all_finds(
         assert version.overlapping(number, low, high) == expected
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (b"c", b"c", [1]), (b"d", b"f", []), (b"d", b"g", [2]), (b"c", b"g", [1, 2]),
+        (b"i", b"i", [2]), (b"j", None, [3]), (None, b"a", [1]), (None, b"0", []),
+        (b"z", None, []), (None, None, [1, 2, 3]),
+    ],
+)  # fmt: skip
+def test_both_ends_of_a_range_belong_to_it(
+    table: Table, low: bytes | None, high: bytes | None, expected: list[int]
+) -> None:
+    level = (table(1, "a-c"), table(2, "g-i"), table(3, "k-m"))
+    assert [t.id for t in Version(((), level)).overlapping(1, low, high)] == expected
+
+
 # -- changing ------------------------------------------------------------------------------------
 
 
@@ -148,6 +163,11 @@ def test_tables_enter_l0_newest_first_and_deeper_levels_by_key(table: Table) -> 
     version = version.with_tables(1, [table(9, "m-p"), table(7, "t")], [])
     version = version.with_tables(1, [table(8, "a-c")], [])
     assert [t.id for t in version.levels[0]] == [5, 3, 2]
+    merged = table(9, "a-z", min_version=1, max_version=1)  # of old data, under a new id
+    newer = [table(4, "a", max_version=7), table(6, "a", min_version=8, max_version=9)]
+    other = Version.empty(1).with_tables(0, [merged, *newer], [])
+    assert [t.id for t in other.levels[0]] == [6, 4, 9]
+    other.check()
     assert [t.id for t in version.levels[1]] == [8, 9, 7]
     version.check()
 
@@ -214,10 +234,11 @@ def test_overlaps_below_l0_are_refused(table: Table, spans: str) -> None:
         Version(((), (), level)).check()
 
 
-@pytest.mark.parametrize("ids", [(1, 2), (3, 3)])
-def test_l0_out_of_order_is_refused(table: Table, ids: tuple[int, int]) -> None:
+@pytest.mark.parametrize("ages", [((1, 5), (2, 5)), ((3, 5), (3, 5)), ((9, 5), (1, 6))])
+def test_l0_out_of_order_is_refused(table: Table, ages: tuple[tuple[int, int], ...]) -> None:
+    level = tuple(table(table_id, "a", max_version=version) for table_id, version in ages)
     with pytest.raises(InvariantError, match="L0 is not newest first"):
-        Version((tuple(table(table_id, "a") for table_id in ids),)).check()
+        Version((level,)).check()
 
 
 def test_a_table_on_two_levels_is_refused(table: Table) -> None:

@@ -28,8 +28,9 @@ MERGED = [b"M1", b"M2"]
 PREFIXES = [b"", b"a", b"a\0", b"b\xff", b"c/", b"c/2", b"m/", b"m/01", b"M", b"\xff", b"zz"]
 BULK = 100  # entries of a bulk load, of several hundred bytes each
 PATIENCE = 60.0  # seconds for what workers do
+CALM = 12  # steps between two upsets: what they end needs time to grow
 
-keys = st.sampled_from(KEYS)
+keys = st.sampled_from([*KEYS[:6], *KEYS])  # a few are hot
 bounds = st.none() | st.sampled_from([*KEYS, b"m/050", b"", b"zzz"])
 sizes = st.sampled_from([0, 1, 10, 63, 64, 65, 400, 3000])
 lives = st.none() | st.none() | st.sampled_from([0.001, 0.5, 1, 30, 3600])
@@ -85,6 +86,8 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
         self.generation = 0
         self.written = 0
+        self.steps = 0
+        self.upset_at = 0
         self.txns: list[OpenTxn] = []
         self.cursors: list[OpenCursor] = []
         self.operators: dict[bytes, Any] = {}
@@ -130,8 +133,12 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.txns, self.cursors, self.operators = [], [], {}
 
     @invariant()
-    def bound_what_may_be_given_up(self) -> None:
+    def after_each_step(self) -> None:
+        self.steps += 1
         self.model.give_up(min((t.read_ts for t in self.txns), default=None))
+
+    def _is_calm(self) -> bool:
+        return self.steps - self.upset_at >= CALM
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -147,7 +154,9 @@ class DatabaseMachine(RuleBasedStateMachine):
     def _keywords(write: Write, ttl: float | None) -> dict[str, Any]:
         return {"ttl": ttl, "meta": write.meta, "discard_earlier": write.discard}
 
-    @rule(key=keys, size=sizes, ttl=lives, meta=metas, discard=st.sampled_from([False] * 5 + [True]))
+    @rule(
+        key=keys, size=sizes, ttl=lives, meta=metas, discard=st.sampled_from([False] * 5 + [True])
+    )
     def set(self, key: bytes, size: int, ttl: float | None, meta: int, discard: bool) -> None:
         write = self._write(size, ttl, meta, discard)
         self.db.set(key, write.value, **self._keywords(write, ttl))
@@ -202,16 +211,12 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     # -- reading without a transaction -----------------------------------------------------------
 
-    @rule(key=keys)
-    def get(self, key: bytes) -> None:
-        expected = self.model.value(key, self.model.last_ts, self.now)
-        assert self.db.get(key) == expected
-        assert (key in self.db) == (expected is not None)
-
-    @rule(wanted=st.lists(keys, max_size=8))
-    def get_many(self, wanted: list[bytes]) -> None:
-        ts = self.model.last_ts
-        assert self.db.get_many(wanted) == [self.model.value(k, ts, self.now) for k in wanted]
+    @rule(wanted=st.lists(keys, min_size=1, max_size=6))
+    def look_up(self, wanted: list[bytes]) -> None:
+        expected = [self.model.value(key, self.model.last_ts, self.now) for key in wanted]
+        assert self.db.get_many(wanted) == expected
+        assert self.db.get(wanted[0]) == expected[0]
+        assert (wanted[0] in self.db) == (expected[0] is not None)
 
     @rule(back=st.integers(0, 30), wanted=st.lists(keys, min_size=1, max_size=4))
     def read_the_past(self, back: int, wanted: list[bytes]) -> None:
@@ -241,39 +246,47 @@ class DatabaseMachine(RuleBasedStateMachine):
     # -- transactions ----------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.txns) < 5)
-    @rule(update=flags)
-    def begin(self, update: bool) -> None:
-        opened = OpenTxn(self.db.update() if update else self.db.view(), update)
-        assert opened.read_ts == self.model.last_ts
-        self.txns.append(opened)
-
-    @precondition(lambda self: len(self.txns) < 5 and self.model.floor < self.model.last_ts)
-    @rule(back=picks)
-    def begin_in_the_past(self, back: int) -> None:
-        at = max(self.model.floor, self.model.last_ts - back)
-        self.txns.append(OpenTxn(self.db.view(at=at), False))
+    @rule(how=st.sampled_from(["update", "update", "update", "view", "past"]), back=picks)
+    def begin(self, how: str, back: int) -> None:
+        ts = self.model.last_ts
+        if how == "past":
+            ts = max(self.model.floor, ts - back)
+        txn = (
+            self.db.update() if how == "update" else self.db.view(at=ts if how == "past" else None)
+        )
+        assert txn.read_ts == ts
+        self.txns.append(OpenTxn(txn, how == "update"))
 
     @precondition(lambda self: self.txns)
-    @rule(pick=picks, wanted=st.lists(keys, min_size=1, max_size=3))
-    def txn_read(self, pick: int, wanted: list[bytes]) -> None:
+    @rule(data=st.data(), pick=picks, count=st.integers(1, 5))
+    def work(self, data: st.DataObject, pick: int, count: int) -> None:
+        """Several steps of one transaction."""
         opened = self.txns[pick % len(self.txns)]
-        for key in wanted:
-            item = opened.txn.item(key)
-            if key in opened.pending:
-                own = Entry(opened.read_ts, opened.pending[key])
-                self._compare_item(item, None if own.gone(self.now) else own)
+        for _ in range(count):
+            act = data.draw(st.sampled_from(["read", "write", "delete", "scan"]))
+            key = data.draw(keys)
+            if act == "read" or not opened.update:
+                self._read(opened, key)
+            elif act == "scan":
+                wanted = data.draw(scans)
+                self._finish_cursor(self._cursor(self.db, opened, wanted, 0, "items"), 1 << 20)
             else:
-                opened.reads.add(key)
-                self._compare_item(item, self.model.live(key, opened.read_ts, self.now))
+                size, ttl = (0, None) if act == "delete" else data.draw(st.tuples(sizes, lives))
+                self._write_in(opened, key, size, ttl, act == "delete")
 
-    @precondition(lambda self: any(t.update for t in self.txns))
-    @rule(pick=picks, key=keys, size=sizes, ttl=lives, meta=metas, delete=flags)
-    def txn_write(
-        self, pick: int, key: bytes, size: int, ttl: float | None, meta: int, delete: bool
+    def _read(self, opened: OpenTxn, key: bytes) -> None:
+        item = opened.txn.item(key)
+        if key in opened.pending:
+            own = Entry(opened.read_ts, opened.pending[key])
+            self._compare_item(item, None if own.gone(self.now) else own)
+        else:
+            opened.reads.add(key)
+            self._compare_item(item, self.model.live(key, opened.read_ts, self.now))
+
+    def _write_in(
+        self, opened: OpenTxn, key: bytes, size: int, ttl: float | None, delete: bool
     ) -> None:
-        updates = [t for t in self.txns if t.update]
-        opened = updates[pick % len(updates)]
-        write = Write(None) if delete else self._write(size, ttl, meta, False)
+        write = Write(None) if delete else self._write(size, ttl, 0, False)
         try:
             if delete:
                 opened.txn.delete(key)
@@ -283,6 +296,19 @@ class DatabaseMachine(RuleBasedStateMachine):
             return  # the transaction stays as it was
         opened.pending[key] = write
 
+    @precondition(lambda self: self.txns)
+    @rule(pick=picks, key=keys)
+    def read_in_txn(self, pick: int, key: bytes) -> None:
+        self._read(self.txns[pick % len(self.txns)], key)
+
+    @precondition(lambda self: any(t.update for t in self.txns))
+    @rule(pick=picks, key=keys, size=sizes, ttl=lives, delete=flags)
+    def write_in_txn(
+        self, pick: int, key: bytes, size: int, ttl: float | None, delete: bool
+    ) -> None:
+        updates = [t for t in self.txns if t.update]
+        self._write_in(updates[pick % len(updates)], key, size, ttl, delete)
+
     @precondition(lambda self: any(not t.update for t in self.txns))
     @rule(pick=picks, key=keys)
     def view_refuses_writes(self, pick: int, key: bytes) -> None:
@@ -291,9 +317,16 @@ class DatabaseMachine(RuleBasedStateMachine):
             views[pick % len(views)].txn.set(key, b"")
 
     @precondition(lambda self: self.txns)
-    @rule(pick=picks)
-    def commit(self, pick: int) -> None:
+    @rule(pick=picks, discard=st.sampled_from([False] * 4 + [True]))
+    def end(self, pick: int, discard: bool) -> None:
         opened = self.txns.pop(pick % len(self.txns))
+        if discard:
+            opened.txn.discard()
+        else:
+            self._commit(opened)
+        self._ended(opened)
+
+    def _commit(self, opened: OpenTxn) -> None:
         expected: bool | None = False
         if opened.pending:
             expected = self.model.conflicts(
@@ -307,14 +340,6 @@ class DatabaseMachine(RuleBasedStateMachine):
             assert expected is not True, "a conflict was missed"
             assert ts == (self.model.commit(opened.pending) if opened.pending else 0)
             assert opened.txn.commit_ts == ts
-        self._ended(opened)
-
-    @precondition(lambda self: self.txns)
-    @rule(pick=picks)
-    def discard(self, pick: int) -> None:
-        opened = self.txns.pop(pick % len(self.txns))
-        opened.txn.discard()
-        self._ended(opened)
 
     def _ended(self, opened: OpenTxn) -> None:
         with pytest.raises(meles.TransactionFinishedError):
@@ -332,8 +357,11 @@ class DatabaseMachine(RuleBasedStateMachine):
         opened = self.txns[pick % len(self.txns)] if self.txns and pick % 3 else None
         return (self.db if opened is None else opened.txn), opened
 
-    def _cursor(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> OpenCursor:
-        source, owner = self._source(pick)
+    def _cursor(
+        self, source: Any, owner: OpenTxn | None, wanted: dict[str, Any], since_back: int,
+        shape: str,
+    ) -> OpenCursor:  # fmt: skip
+        source = source if owner is None else owner.txn
         ts = self.model.last_ts if owner is None else owner.read_ts
         since = max(0, ts - since_back) if since_back else 0
         within = narrowed(wanted["prefix"], wanted["start"], wanted["stop"])
@@ -343,9 +371,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             cursor = source.iterate(keys_only=True, since=since, **wanted)
         else:
             cursor = getattr(source, shape)(since=since, **wanted)
-        mirror = OpenCursor(
-            cursor, rows, within, wanted["reverse"], wanted["limit"], shape, owner
-        )
+        mirror = OpenCursor(cursor, rows, within, wanted["reverse"], wanted["limit"], shape, owner)
         if owner is not None:
             owner.cursors.append(mirror)
         return mirror
@@ -373,16 +399,27 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 0, 2, 9]), shape=shapes)
     def scan(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> None:
-        mirror = self._cursor(pick, wanted, since_back, shape)
-        self._step(mirror, 1 << 20)
+        source, owner = self._source(pick)
+        self._finish_cursor(self._cursor(source, owner, wanted, since_back, shape), 1 << 20)
+
+    def _finish_cursor(self, mirror: OpenCursor, count: int) -> None:
+        self._step(mirror, count)
         mirror.cursor.close()
         mirror.note()
         mirror.closed = True
+        assert next(mirror.cursor, None) is None
 
     @precondition(lambda self: len(self.cursors) < 6)
-    @rule(pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 9]), shape=shapes)
-    def open_cursor(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> None:
-        self.cursors.append(self._cursor(pick, wanted, since_back, shape))
+    @rule(
+        pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 9]), shape=shapes, count=picks
+    )
+    def open_cursor(
+        self, pick: int, wanted: dict[str, Any], since_back: int, shape: str, count: int
+    ) -> None:
+        source, owner = self._source(pick)
+        mirror = self._cursor(source, owner, wanted, since_back, shape)
+        self.cursors.append(mirror)
+        self._step(mirror, count)
 
     @precondition(lambda self: self.cursors)
     @rule(pick=picks, count=st.sampled_from([1, 1, 2, 5, 200]))
@@ -390,7 +427,9 @@ class DatabaseMachine(RuleBasedStateMachine):
         self._step(self.cursors[pick % len(self.cursors)], count)
 
     @precondition(lambda self: self.cursors)
-    @rule(pick=picks, key=keys | st.sampled_from([b"", b"m/", b"m/055", b"\xff\xff\xff"]), count=picks)
+    @rule(
+        pick=picks, key=keys | st.sampled_from([b"", b"m/", b"m/055", b"\xff\xff\xff"]), count=picks
+    )
     def seek(self, pick: int, key: bytes, count: int) -> None:
         mirror = self.cursors[pick % len(self.cursors)]
         mirror.cursor.seek(key)
@@ -398,20 +437,14 @@ class DatabaseMachine(RuleBasedStateMachine):
         self._step(mirror, count)
 
     @precondition(lambda self: self.cursors)
-    @rule(pick=picks)
-    def rewind(self, pick: int) -> None:
+    @rule(pick=picks, count=picks, close=flags)
+    def rewind(self, pick: int, count: int, close: bool) -> None:
         mirror = self.cursors[pick % len(self.cursors)]
         mirror.cursor.rewind()
         mirror.rewind()
-
-    @precondition(lambda self: self.cursors)
-    @rule(pick=picks)
-    def close_cursor(self, pick: int) -> None:
-        mirror = self.cursors.pop(pick % len(self.cursors))
-        mirror.cursor.close()
-        mirror.note()
-        mirror.closed = True
-        assert next(mirror.cursor, None) is None
+        if close:
+            self.cursors.remove(mirror)
+            self._finish_cursor(mirror, count)
 
     @rule(pick=picks, prefix=st.sampled_from(PREFIXES), reverse=flags, since_back=picks)
     def all_versions(self, pick: int, prefix: bytes, reverse: bool, since_back: int) -> None:
@@ -469,22 +502,20 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.operators[key] = self.db.merge_operator(key, bytes.__add__, every=86400.0)
         return self.operators[key]
 
-    @rule(key=st.sampled_from(MERGED), size=sizes)
-    def merge_add(self, key: bytes, size: int) -> None:
-        value = self._value(size)
-        self._operator(key).add(value)
-        self.model.commit({key: Write(value, merge=True)})
-
-    @rule(key=st.sampled_from(MERGED), stop=flags)
-    def merge_get(self, key: bytes, stop: bool) -> None:
+    @rule(key=st.sampled_from(MERGED), size=sizes, how=st.sampled_from(["add", "get", "stop"]))
+    def merge(self, key: bytes, size: int, how: str) -> None:
         operator = self._operator(key)
         folded, count = self.model.folded(key, self.model.last_ts, self.now)
-        if folded is None:
+        if how == "add":
+            value = self._value(size)
+            operator.add(value)
+            self.model.commit({key: Write(value, merge=True)})
+        elif how == "get" and folded is not None:
+            assert operator.get() == folded
+        elif how == "get":
             with pytest.raises(meles.KeyNotFoundError):
                 operator.get()
         else:
-            assert operator.get() == folded
-        if stop:
             del self.operators[key]
             operator.stop()
             if folded is not None and count > 1:
@@ -492,54 +523,44 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     # -- the database as a whole -----------------------------------------------------------------
 
-    @rule()
-    def flush(self) -> None:
-        self.db.flush(PATIENCE)
+    @rule(how=st.sampled_from(["flush", "wait_idle", "flatten", "gc", "gc", "verify"]))
+    def maintain(self, how: str) -> None:
+        if how == "flush":
+            self.db.flush(PATIENCE)
+        elif how == "flatten":
+            self.db.flatten(timeout=PATIENCE)
+        elif how == "gc":
+            self.db.gc(0.01, timeout=PATIENCE)
+        elif how == "verify":
+            self._check_everything()
+        else:
+            assert self.db.wait_idle(PATIENCE)
 
-    @rule()
-    def wait_idle(self) -> None:
-        assert self.db.wait_idle(PATIENCE)
+    @precondition(_is_calm)
+    @rule(prefixes=st.lists(st.sampled_from(PREFIXES[1:]), max_size=2))
+    def drop(self, prefixes: list[bytes]) -> None:
+        if prefixes:
+            self.db.drop_prefix(*prefixes)
+        else:
+            self.db.drop_all()
+        self.model.drop(prefixes or [b""])
+        self.upset_at = self.steps
 
-    @rule()
-    def flatten(self) -> None:
-        self.db.flatten(timeout=PATIENCE)
-
-    @rule(ratio=st.sampled_from([0.01, 0.5]))
-    def gc(self, ratio: float) -> None:
-        self.db.gc(ratio, timeout=PATIENCE)
-
-    @rule(prefixes=st.lists(st.sampled_from(PREFIXES[1:]), min_size=1, max_size=2))
-    def drop_prefix(self, prefixes: list[bytes]) -> None:
-        self.db.drop_prefix(*prefixes)
-        self.model.drop(prefixes)
-
-    @precondition(lambda self: self.model.last_ts % 3 == 0)
-    @rule()
-    def drop_all(self) -> None:
-        self.db.drop_all()
-        self.model.drop([b""])
-
-    @rule(options=chosen_options)
-    def reopen(self, options: dict[str, Any]) -> None:
+    @precondition(_is_calm)
+    @rule(options=chosen_options, crash=flags)
+    def reopen(self, options: dict[str, Any], crash: bool) -> None:
+        """After a crash: with the bytes the kernel has."""
+        if crash:  # workers must not change the files while they are copied
+            assert self.db.wait_idle(PATIENCE)
+            shutil.copytree(self.path, self.home / str(self.generation + 1))
         report = self.db.close(PATIENCE)
         assert report.clean, report
         self._end_handles()
+        if crash:
+            shutil.rmtree(self.path)
+            self.generation += 1
         self._open(options)
-
-    @rule(options=chosen_options)
-    def crash(self, options: dict[str, Any]) -> None:
-        """Go on with the bytes the kernel has, as after a kill."""
-        assert self.db.wait_idle(PATIENCE)  # or workers would change the files while they are copied
-        shutil.copytree(self.path, self.home / str(self.generation + 1))
-        self.db.close(PATIENCE)
-        self._end_handles()
-        shutil.rmtree(self.path)
-        self.generation += 1
-        self._open(options)
-
-    @rule()
-    def look_at_everything(self) -> None:
-        self._check_everything()
+        self.upset_at = self.steps
 
     def _check_everything(self) -> None:
         expected = self.model.scan(Range(), self.model.last_ts, self.now)
