@@ -173,9 +173,10 @@ class Simulation:
         """The tables a merge leaves: per stretch between table ends, the union of densities."""
         spans = [(int(t.min_key), int(t.max_key) + 1, t.count) for t in plan.inputs]
         edges = sorted({edge for low, high, _ in spans for edge in (low, high)})
-        versions = (
-            min(t.min_version for t in plan.inputs), max(t.max_version for t in plan.inputs)
-        )  # fmt: skip
+        oldest = min(t.min_version for t in plan.inputs)
+        newest = max(t.max_version for t in plan.inputs)
+        # writes come in random order: the newest entry of each output is a little older or newer
+        versions = (oldest, newest - self.load.rng.randrange(1 + (newest - oldest) // 100))
         most = max(1, int(0.95 * plan.target_size / self.load.entry))
         made: list[TableMeta] = []
         begin, held = edges[0], 0.0
@@ -240,7 +241,8 @@ def main() -> None:
     simulation.version.check()
     seconds = simulation.now - 1e9
     print(
-        f"write amplification {simulation.amplification():.2f}, worst L0 {simulation.worst_l0} tables"
+        f"write amplification {simulation.amplification():.2f}"
+        f", worst L0 {simulation.worst_l0} tables"
         f", stalled {simulation.stalled:.0f} s ({100 * simulation.stalled / seconds:.2f} %)\n"
         f"plans {dict(simulation.plans)}\n"
         f"{simulation.picks} picks, {1e6 * simulation.pick_seconds / simulation.picks:.0f} us each"

@@ -126,10 +126,9 @@ def _lock(opening: Opening, path: str) -> None:
 
 def open_manifest(opening: Opening) -> None:
     tables = opening.files.dirs.tables
-    fresh = MANIFEST not in tables.names()
-    recovery.open_manifest(opening.files)
-    if fresh:
+    if not opening.read_only and MANIFEST not in tables.names():
         opening.unwind.callback(tables.unlink, MANIFEST)
+    recovery.open_manifest(opening.files)
 
 
 def make_caches(opening: Opening) -> None:
@@ -155,6 +154,10 @@ def open_tables(opening: Opening) -> None:
 
 def open_values(opening: Opening) -> None:
     recovery.open_values(opening.files)
+
+
+def settle(opening: Opening) -> None:
+    recovery.settle(opening.files)
 
 
 def make_store(opening: Opening) -> None:
@@ -197,6 +200,7 @@ FILE_STEPS: list[Step] = [
     ("replay logs", replay_logs),
     ("open tables", open_tables),
     ("open value log", open_values),
+    ("settle", settle),
     ("make store", make_store),
     ("make active memtable", make_active_memtable),
     ("make engine", make_engine),

@@ -4,26 +4,29 @@ Runs in: supervisor.
 Owns: what it opened, until the store takes it over; everything unwinds on failure.
 Invariants: (1) what is recovered is a prefix of commit order: replay stops at the first damage, and
 logs behind it are set aside, never replayed; (2) nothing is deleted that the MANIFEST could still
-need: only files of ours with ids it has handed out and no longer names; (3) read-only opens change
-nothing at all; (4) every step can be run again after a crash in the middle of it.
+need: only files of ours with ids it has handed out and no longer names; (3) nothing at all is
+changed before everything was found to be there and opened (`settle`), and never by a read-only
+opening; (4) every step can be run again after a crash in the middle of it.
 Fails with: `CorruptionError`, `FormatVersionError`, `DirectoryMissingError`, `ConfigError`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
-from meles.engine.errors import CorruptionError, DirectoryMissingError, FormatVersionError
+from meles.engine.errors import CorruptionError, DirectoryMissingError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
 from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
 from meles.engine.manifest.edit import Edit
-from meles.engine.manifest.manifest_file import ManifestFile
+from meles.engine.manifest.manifest_file import ManifestFile, Replay
 from meles.engine.manifest.version import Version, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.memtable.replay import Replayed, replay
@@ -37,6 +40,7 @@ from meles.engine.vlog.recover import recover_tail, seal_recovered
 
 log = logging.getLogger("meles.recovery")
 _OPEN_THREADS = 4  # opening is system calls and checksums, both outside the GIL
+_HEAD_BYTES = 4096  # of a log: no frame is there means that none was ever written
 
 
 @dataclass(slots=True)
@@ -57,6 +61,13 @@ class Recovering:
     report: Recovery = field(default_factory=Recovery)
     value_ends: dict[int, int] = field(default_factory=dict)
     recovered_values: dict[int, VlogMeta] = field(default_factory=dict)
+    lost_values: dict[int, int] = field(default_factory=dict)  # bytes of damage in them
+    repairs: list[Callable[[], None]] = field(default_factory=list)  # what `settle` does
+
+    def repair(self, action: Callable[[], None]) -> None:
+        """Do this once everything else has been opened. A read-only opening never does."""
+        if not self.read_only:
+            self.repairs.append(action)
 
 
 def open_manifest(state: Recovering) -> None:
@@ -81,9 +92,12 @@ def open_manifest(state: Recovering) -> None:
     found = ManifestFile.read(directory, options.external_magic_version, options.max_levels)
     state.version = _with_levels(found.version, options.max_levels)
     state.report.manifest_cut_bytes = found.cut
-    if not state.read_only:
-        state.manifest = ManifestFile.open(directory, found)
-        state.unwind.callback(state.manifest.close)
+    state.repair(partial(_go_on_with, state, found))
+
+
+def _go_on_with(state: Recovering, found: Replay) -> None:
+    state.manifest = ManifestFile.open(state.dirs.tables, found)
+    state.unwind.callback(state.manifest.close)
 
 
 def _with_levels(version: Version, wanted: int) -> Version:
@@ -93,23 +107,20 @@ def _with_levels(version: Version, wanted: int) -> Version:
 
 
 def recover_values(state: Recovering) -> None:
-    """Find the end of value-log files that were open at the crash; the owner seals them there."""
+    """Find the end of value-log files that were open at the crash; the owner seals them there.
+
+    Values behind damage stay where they are, but no transaction that needs one of them is replayed.
+    """
     for vlog in state.version.vlogs:
         if vlog.sealed:
             continue
         needed = max(vlog.size, HEADER_BYTES)  # durable, because tables point into it
         found = recover_tail(state.dirs.values, vlog.id, start=needed)
-        end, entries = found.clean_end, found.clean_entries
-        if end < needed:
-            raise CorruptionError(
-                f"values up to byte {needed} were durable, {end} are left",
-                path=state.dirs.values.join(file_name(Kind.VLOG, vlog.id)),
-                offset=end,
-                kind="value log",
-            )
-        state.value_ends[vlog.id] = end
-        state.report.value_log_cut_bytes += found.cut_bytes + found.end - end
-        state.recovered_values[vlog.id] = replace(vlog, size=end, entries=vlog.entries + entries)
+        state.value_ends[vlog.id] = found.clean_end
+        state.report.value_log_cut_bytes += found.cut_bytes + found.end - found.clean_end
+        entries = vlog.entries + found.entries
+        state.recovered_values[vlog.id] = replace(vlog, size=found.end, entries=entries)
+        state.lost_values[vlog.id] = found.lost
 
 
 def replay_logs(state: Recovering) -> None:
@@ -129,7 +140,7 @@ def replay_logs(state: Recovering) -> None:
         _discard_log(state, file_name(Kind.WAL, mem_id))
     stopped = False
     for mem_id in needed:
-        stopped = stopped or _is_blank(directory, file_name(Kind.WAL, mem_id))
+        stopped = stopped or _lacks_its_header(directory, file_name(Kind.WAL, mem_id))
         if stopped:
             _set_aside(state, mem_id)
             continue
@@ -150,6 +161,15 @@ def replay_logs(state: Recovering) -> None:
         elif not result.tail.sealed:
             _discard_log(state, file_name(Kind.WAL, needed.pop()))
     state.next_mem = max([state.version.min_mem, *(mem_id + 1 for mem_id in needed)])
+    _compare_ages(state)
+
+
+def _compare_ages(state: Recovering) -> None:
+    """In managed mode a log may hold versions older than what came before it."""
+    newest = max((meta.max_version for _, meta in state.version.walk()), default=0)
+    for memtable in reversed(state.sealed):
+        memtable.ordered = memtable.ordered and memtable.first_ts > newest
+        newest = max(newest, memtable.last_ts)
 
 
 def _expect_consecutive(directory: Directory, needed: list[int], first: int) -> None:
@@ -167,35 +187,42 @@ def _expect_consecutive(directory: Directory, needed: list[int], first: int) -> 
 
 def _is_blank(directory: Directory, name: str) -> bool:
     """Whether nothing behind a log's header ever reached the medium, perhaps not even that."""
-    if directory.size_of(name) == 0:
-        return True
-    with directory.map(name) as mapping:
-        return len(mapping) >= HEADER_BYTES and not mapping[HEADER_BYTES:4096].strip(b"\0")
+    with directory.open(name) as file:
+        head = file.pread(_HEAD_BYTES, 0)
+    return not any(head[HEADER_BYTES:]) and (len(head) >= HEADER_BYTES or not any(head))
+
+
+def _lacks_its_header(directory: Directory, name: str) -> bool:
+    """Whether a power cut kept something of a log and lost its beginning."""
+    with directory.open(name) as file:
+        return not any(file.pread(HEADER_BYTES, 0))
 
 
 def _replay_one(state: Recovering, mem_id: int) -> Replayed:
     directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
     mapping = directory.map(name)
-    try:
-        return replay(mapping, mem_id, directory.join(name), state.value_ends)
-    except FormatVersionError:
-        mapping.close()
-        raise
+    state.unwind.callback(mapping.close)
+    return replay(mapping, mem_id, directory.join(name), state.value_ends)
 
 
 def _discard_log(state: Recovering, name: str) -> None:
-    if not state.read_only:
-        state.dirs.tables.unlink(name)
-        state.report.removed_files += 1
+    state.report.removed_files += not state.read_only
+    state.repair(partial(state.dirs.tables.unlink, name))
 
 
 def _settle(state: Recovering, mem_id: int, result: Replayed) -> None:
     """Make the recovered prefix the whole log, so that another crash finds the same."""
-    directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
-    if result.tail.sealed or state.read_only:
+    if result.tail.sealed:
         return
-    if result.inside:
-        _keep_copy(state, name, result.tail.end)
+    name, end = file_name(Kind.WAL, mem_id), result.tail.end
+    if result.inside and not state.read_only:
+        state.report.set_aside.append(_copy_name(name, end))
+        state.repair(partial(_keep_copy, state, name, end))
+    state.repair(partial(_end_log, state, name, result))
+
+
+def _end_log(state: Recovering, name: str, result: Replayed) -> None:
+    directory = state.dirs.tables
     end = aligned(result.tail.end)
     with directory.open(name, write=True) as file:
         file.truncate(result.tail.end)
@@ -214,13 +241,16 @@ def _keep_copy(state: Recovering, name: str, end: int) -> None:
     """Damage inside a log: what is cut off is kept for a human."""
     directory = state.dirs.tables
     data = directory.read(name)[end:]
-    copy = f"{name}.{end}{ASIDE_SUFFIX}"
+    copy = _copy_name(name, end)
     directory.unlink(copy)
     with directory.create(copy) as file:
         file.pwrite(data, 0)
         file.sync()
     directory.sync()
-    state.report.set_aside.append(copy)
+
+
+def _copy_name(name: str, end: int) -> str:
+    return f"{name}.{end}{ASIDE_SUFFIX}"
 
 
 def _set_aside(state: Recovering, mem_id: int) -> None:
@@ -228,8 +258,7 @@ def _set_aside(state: Recovering, mem_id: int) -> None:
     name = file_name(Kind.WAL, mem_id)
     state.report.set_aside.append(name + ASIDE_SUFFIX)
     state.report.problems.append(f"{name}: set aside, it or an earlier log lost a part")
-    if not state.read_only:
-        state.dirs.tables.rename(name, name + ASIDE_SUFFIX)
+    state.repair(partial(state.dirs.tables.rename, name, name + ASIDE_SUFFIX))
 
 
 def open_tables(state: Recovering) -> None:
@@ -265,8 +294,7 @@ def open_tables(state: Recovering) -> None:
                 path=table.path, offset=0, kind="table properties",
             )  # fmt: skip
     version.check()
-    if not state.read_only:
-        _remove_unnamed(state, directory, Kind.TABLE, present - set(version.tables))
+    _remove_unnamed(state, directory, Kind.TABLE, present - set(version.tables))
 
 
 def _refuse_newer(
@@ -285,19 +313,17 @@ def _refuse_newer(
 def _remove_unnamed(state: Recovering, directory: Directory, kind: Kind, ids: set[int]) -> None:
     """Outputs of jobs that never ended, and inputs of jobs that did."""
     for file_id in sorted(ids):
-        directory.unlink(file_name(kind, file_id))
-        state.report.removed_files += 1
+        state.report.removed_files += not state.read_only
+        state.repair(partial(directory.unlink, file_name(kind, file_id)))
     if ids:
-        directory.sync()
+        state.repair(directory.sync)
 
 
 def open_values(state: Recovering) -> None:
-    """Seal what was open, drop what is empty, open the rest, remove what is not named."""
+    """Open every value-log file the MANIFEST names, but for those that `settle` seals first."""
     directory = state.dirs.values
     present = set(ids_of(Kind.VLOG, directory.names()))
     _refuse_newer(state, directory, Kind.VLOG, present, state.version.next_vlog)
-    if not state.read_only:
-        _seal_recovered_values(state)
     for meta in state.version.vlogs:
         if meta.id not in present:
             name = file_name(Kind.VLOG, meta.id)
@@ -305,27 +331,47 @@ def open_values(state: Recovering) -> None:
                 f"value-log file {name} is named in the MANIFEST and missing; nothing was touched",
                 path=directory.join(name), offset=0, kind="value log missing",
             )  # fmt: skip
-        file = ValueLogFile(directory, state.recovered_values.get(meta.id, meta))
-        state.unwind.callback(file.close)
-        state.values.append(file)
+        recovered = state.recovered_values.get(meta.id)
+        if recovered is None or state.read_only:
+            _open_value_file(state, recovered or meta)
+    named = {meta.id for meta in state.version.vlogs}
+    _remove_unnamed(state, directory, Kind.VLOG, present - named)
+
+
+def _open_value_file(state: Recovering, meta: VlogMeta) -> None:
+    file = ValueLogFile(state.dirs.values, meta)
+    state.unwind.callback(file.close)
+    state.values.append(file)
+
+
+def settle(state: Recovering) -> None:
+    """Everything is there and was opened: now leave the directory as the next crash may find it."""
+    for action in state.repairs:
+        action()
+    state.repairs.clear()
     if not state.read_only:
-        named = {meta.id for meta in state.version.vlogs}
-        _remove_unnamed(state, directory, Kind.VLOG, present - named)
+        for meta in _seal_recovered_values(state):
+            _open_value_file(state, meta)
 
 
-def _seal_recovered_values(state: Recovering) -> None:
+def _seal_recovered_values(state: Recovering) -> list[VlogMeta]:
+    """Seal what was open, drop what is empty."""
     put, remove = [], []
     for meta in state.recovered_values.values():
-        if meta.entries or meta.size > HEADER_BYTES:
-            put.append(seal_recovered(state.dirs.values, meta.id, meta.size, meta.entries))
+        if meta.size > HEADER_BYTES:
+            lost = state.lost_values[meta.id]
+            put.append(seal_recovered(state.dirs.values, meta.id, meta.size, meta.entries, lost))
         else:
             remove.append(meta.id)
-    state.recovered_values.clear()
     if (put or remove) and state.manifest is not None:
         edit = Edit(put_vlogs=tuple(put), remove_vlogs=tuple(remove))
         after = edit.apply(state.version)
         state.manifest.append(edit, after)
         state.version = after
+    for file_id in remove:
+        state.report.removed_files += 1
+        state.dirs.values.unlink(file_name(Kind.VLOG, file_id))
+    return put
 
 
 def last_timestamp(state: Recovering) -> int:

@@ -11,6 +11,7 @@ Order of need: L0 when it is due, then the fullest level, then what can be freed
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import Final
 
 from meles.engine.compaction.drops import due_drops
@@ -28,8 +29,8 @@ from meles.engine.compaction.targets import facts, level_targets, scores
 from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
-_CANDIDATES: Final = 16  # of the oldest tables, the one that rewrites least is taken
-_MAX_LOOKED_AT: Final = 256  # tables of a level examined while most are busy
+_MAX_LOOKED_AT: Final = 512  # oldest tables of a level that are compared
+_CANDIDATES: Final = 32  # of them, those tried while what they need is busy
 _FLATTEN_INPUT: Final = 16  # outputs' worth of upper tables in one plan of a flatten
 
 
@@ -95,30 +96,24 @@ def _under_pressure(version: Version, options: Options) -> bool:
 
 
 def _down(look: Look, level: int) -> Plan | None:
-    """One table of a level to the next: of the oldest, the one that meets the least there."""
-    best: Plan | None = None
-    least = 0.0
-    found = 0
-    for table in facts(look.version.levels[level]).oldest_first[:_MAX_LOOKED_AT]:
-        if look.in_flight.busy(table):
-            continue
-        plan = move_plan(look, level, (table,))
+    """One table of a level to the next: of the oldest, the one that meets the least there.
+
+    Overlap is relative to the table's size, so dense parts of a level go down before sparse ones:
+    by age alone, tables written by one merge would go down in key order, the same ones every time.
+    """
+    after = facts(look.version.levels[level + 1])
+    costs: list[tuple[float, int, TableMeta]] = []
+    for age, table in enumerate(facts(look.version.levels[level]).oldest_first[:_MAX_LOOKED_AT]):
+        if not look.in_flight.busy(table):
+            cost = after.bytes_between(table.min_key, table.max_key) / table.size
+            costs.append((cost, age, table))
+    for _, _, table in nsmallest(_CANDIDATES, costs):
+        plan = move_plan(look, level, (table,)) or plan_into(
+            look, "level", level, level + 1, (table,)
+        )
         if plan is not None:
             return plan
-        plan = plan_into(look, "level", level, level + 1, (table,))
-        if plan is None:
-            continue
-        cost = _size(plan.bottom) / _size(plan.top)
-        if best is None or cost < least:
-            best, least = plan, cost
-        found += 1
-        if found == _CANDIDATES:
-            break
-    return best
-
-
-def _size(tables: tuple[TableMeta, ...]) -> int:
-    return sum(table.size for table in tables)
+    return None
 
 
 def _everything_down(look: Look, level: int) -> Plan | None:

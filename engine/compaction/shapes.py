@@ -26,6 +26,7 @@ _MAX_MOVED: Final = 16  # tables of one move
 _L0_TO_L0: Final = 4  # fewer tables are not worth writing again for
 _MAX_INPUT: Final = 25  # bytes of a plan, in outputs, beyond which no optional table is added
 _JOIN_RATIO: Final = 4  # a neighbour is joined when it is at most so many times larger
+_CRUMB: Final = 8  # a table below this part of the target size is joined to any merge beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,14 +221,15 @@ def _with_neighbours(
     bottom: tuple[TableMeta, ...],
     target: int,
 ) -> tuple[TableMeta, ...]:
-    """Add the tables beside the range while everything is small: crumbs become whole tables.
+    """Add a small table on either side of the range: crumbs become whole tables.
 
-    A neighbour is at most a few times larger than what joins it, so that a table which grows by
+    Every merge may end in one, so every merge takes in those it can reach. While the whole is
+    small itself, a neighbour may be a few times larger than what joins it: a table that grows by
     crumbs is rewritten a logarithmic number of times.
     """
     size = sum(table.size for table in top + bottom)
     tables = look.version.levels[level]
-    if size > target // 2 or not tables:
+    if not tables:
         return bottom
     low, high = hull(top + bottom)
     left = _last_before(look.version, level, low)
@@ -237,7 +239,9 @@ def _with_neighbours(
         if not 0 <= at < len(tables):
             continue
         table = tables[at]
-        fits = size + table.size <= target and table.size <= _JOIN_RATIO * size
+        fits = table.size <= target // _CRUMB or (
+            size + table.size <= target and table.size <= _JOIN_RATIO * size
+        )
         low, high = hull([*top, *found, table])
         if fits and not look.in_flight.busy(table) and not look.in_flight.blocks(level, low, high):
             found.append(table)

@@ -9,9 +9,11 @@ The targets follow Badger's: from the last level's real size up, each level a mu
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Final
 
 from meles.engine.compaction.in_flight import InFlight
@@ -54,6 +56,21 @@ class LevelFacts:
     def oldest_first(self) -> tuple[TableMeta, ...]:
         """By newest version: what has not changed for longest comes first."""
         return tuple(sorted(self.level, key=lambda table: (table.max_version, table.min_key)))
+
+    @cached_property
+    def _edges(self) -> tuple[list[bytes], list[bytes], list[int]]:
+        level = self.level
+        return (
+            [table.min_key for table in level],
+            [table.max_key for table in level],
+            list(accumulate([table.size for table in level], initial=0)),
+        )
+
+    def bytes_between(self, low: bytes, high: bytes) -> int:
+        """Bytes of the tables that overlap [low, high]; of a level below L0."""
+        min_keys, max_keys, sums = self._edges
+        first = bisect_left(max_keys, low)
+        return sums[max(first, bisect_right(min_keys, high))] - sums[first]
 
     @cached_property
     def with_tombstones(self) -> tuple[TableMeta, ...]:

@@ -112,7 +112,8 @@ class Program:
         self.known = {child.pid for child in psutil.Process().children()}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `ended`
         warnings = ["-W", "error"] if strict else []
-        environ = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+        paths = [str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         self.popen = subprocess.Popen(
             [sys.executable, *warnings, *args],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,

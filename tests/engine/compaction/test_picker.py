@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
 from meles.engine.compaction.plan import Plan
-from meles.engine.compaction.targets import level_targets
+from meles.engine.compaction.targets import facts, level_targets
 from meles.engine.manifest.version import Drop, TableMeta, Version
 
 KIB = 1 << 10
@@ -125,6 +125,17 @@ def test_the_base_level_is_never_below_data(tools: Any, seed: int, levels: int) 
     base = level_targets(version, tools.options(max_levels=levels)).base_level
     assert 1 <= base < levels
     assert not any(version.levels[1:base])
+
+
+@given(seed=st.integers(0, 1 << 40), low=st.integers(0, 210), length=st.integers(0, 90))
+def test_bytes_between_is_the_size_of_what_overlaps(
+    tools: Any, seed: int, low: int, length: int
+) -> None:
+    version = random_version(tools, seed, 4)
+    for level in range(1, 4):
+        met = version.overlapping(level, key(low), key(low + length))
+        counted = facts(version.levels[level]).bytes_between(key(low), key(low + length))
+        assert counted == sum(table.size for table in met)
 
 
 @given(seed=st.integers(0, 1 << 40))

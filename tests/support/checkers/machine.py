@@ -37,6 +37,8 @@ lives = st.none() | st.none() | st.sampled_from([0.001, 0.5, 1, 30, 3600])
 metas = st.sampled_from([0, 0, 0, 7, 255])
 picks = st.integers(0, 7)
 flags = st.booleans()
+endings = st.sampled_from(["commit", "commit", "commit", "discard", "nothing"])
+rivals = st.tuples(st.sampled_from(["", "", "set", "set", "delete", "drop"]), picks)
 chosen_options = st.fixed_dictionaries(
     {
         "num_versions_to_keep": st.sampled_from([1, 1, 2, 1 << 30]),
@@ -155,17 +157,20 @@ class DatabaseMachine(RuleBasedStateMachine):
         return {"ttl": ttl, "meta": write.meta, "discard_earlier": write.discard}
 
     @rule(
-        key=keys, size=sizes, ttl=lives, meta=metas, discard=st.sampled_from([False] * 5 + [True])
+        key=keys,
+        size=sizes,
+        ttl=lives,
+        meta=metas,
+        how=st.sampled_from(["set", "delete", "discard"]),
     )
-    def set(self, key: bytes, size: int, ttl: float | None, meta: int, discard: bool) -> None:
-        write = self._write(size, ttl, meta, discard)
-        self.db.set(key, write.value, **self._keywords(write, ttl))
+    def write(self, key: bytes, size: int, ttl: float | None, meta: int, how: str) -> None:
+        if how == "delete":
+            write = Write(None)
+            self.db.delete(key)
+        else:
+            write = self._write(size, ttl, meta, how == "discard")
+            self.db.set(key, write.value, **self._keywords(write, ttl))
         self.model.commit({key: write})
-
-    @rule(key=keys)
-    def delete(self, key: bytes) -> None:
-        self.db.delete(key)
-        self.model.commit({key: Write(None)})
 
     @rule(ops=st.lists(st.tuples(keys, sizes, lives, flags), max_size=12), cancel=picks)
     def batch(self, ops: list[tuple[bytes, int, float | None, bool]], cancel: int) -> None:
@@ -220,7 +225,7 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 30), wanted=st.lists(keys, min_size=1, max_size=4))
     def read_the_past(self, back: int, wanted: list[bytes]) -> None:
-        """Exact where nothing can be given up; below, at least never a version that is not there."""
+        """Exact where nothing was given up; below, at least never a version that is not there."""
         at = max(0, self.model.last_ts - back)
         with self.db.view(at=at) as txn:
             for key in wanted:
@@ -246,33 +251,43 @@ class DatabaseMachine(RuleBasedStateMachine):
     # -- transactions ----------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.txns) < 5)
-    @rule(how=st.sampled_from(["update", "update", "update", "view", "past"]), back=picks)
-    def begin(self, how: str, back: int) -> None:
-        ts = self.model.last_ts
-        if how == "past":
-            ts = max(self.model.floor, ts - back)
-        txn = (
-            self.db.update() if how == "update" else self.db.view(at=ts if how == "past" else None)
+    @rule(back=st.none() | picks)
+    def begin_view(self, back: int | None) -> None:
+        """Of now, or as far back as is sure to be there."""
+        ts = (
+            self.model.last_ts if back is None else max(self.model.floor, self.model.last_ts - back)
         )
-        assert txn.read_ts == ts
-        self.txns.append(OpenTxn(txn, how == "update"))
+        opened = OpenTxn(self.db.view(at=None if back is None else ts), False)
+        assert opened.read_ts == ts
+        self.txns.append(opened)
 
-    @precondition(lambda self: self.txns)
-    @rule(data=st.data(), pick=picks, count=st.integers(1, 5))
-    def work(self, data: st.DataObject, pick: int, count: int) -> None:
-        """Several steps of one transaction."""
-        opened = self.txns[pick % len(self.txns)]
+    @rule(data=st.data(), pick=picks, count=st.integers(1, 5), ending=endings, rival=rivals)
+    def work(
+        self, data: st.DataObject, pick: int, count: int, ending: str, rival: tuple[str, int]
+    ) -> None:
+        """Several steps of a transaction, an open one or a new one."""
+        if pick >= len(self.txns) and len(self.txns) < 5:
+            self.txns.append(OpenTxn(self.db.update(), True))
+            assert self.txns[-1].read_ts == self.model.last_ts
+        at = pick % len(self.txns)
+        opened = self.txns[at]
         for _ in range(count):
             act = data.draw(st.sampled_from(["read", "write", "delete", "scan"]))
             key = data.draw(keys)
-            if act == "read" or not opened.update:
+            if act == "read":
                 self._read(opened, key)
             elif act == "scan":
                 wanted = data.draw(scans)
                 self._finish_cursor(self._cursor(self.db, opened, wanted, 0, "items"), 1 << 20)
-            else:
+            elif opened.update:
                 size, ttl = (0, None) if act == "delete" else data.draw(st.tuples(sizes, lives))
                 self._write_in(opened, key, size, ttl, act == "delete")
+            else:
+                with pytest.raises(meles.ReadOnlyError):
+                    opened.txn.set(key, b"")
+        if ending != "nothing":
+            self._rival(opened, *rival)
+            self._end(self.txns.pop(at), ending)
 
     def _read(self, opened: OpenTxn, key: bytes) -> None:
         item = opened.txn.item(key)
@@ -296,34 +311,29 @@ class DatabaseMachine(RuleBasedStateMachine):
             return  # the transaction stays as it was
         opened.pending[key] = write
 
-    @precondition(lambda self: self.txns)
-    @rule(pick=picks, key=keys)
-    def read_in_txn(self, pick: int, key: bytes) -> None:
-        self._read(self.txns[pick % len(self.txns)], key)
-
-    @precondition(lambda self: any(t.update for t in self.txns))
-    @rule(pick=picks, key=keys, size=sizes, ttl=lives, delete=flags)
-    def write_in_txn(
-        self, pick: int, key: bytes, size: int, ttl: float | None, delete: bool
-    ) -> None:
-        updates = [t for t in self.txns if t.update]
-        self._write_in(updates[pick % len(updates)], key, size, ttl, delete)
-
-    @precondition(lambda self: any(not t.update for t in self.txns))
-    @rule(pick=picks, key=keys)
-    def view_refuses_writes(self, pick: int, key: bytes) -> None:
-        views = [t for t in self.txns if not t.update]
-        with pytest.raises(meles.ReadOnlyError):
-            views[pick % len(views)].txn.set(key, b"")
+    def _rival(self, opened: OpenTxn, how: str, pick: int) -> None:
+        """Somebody else commits, most often to what the transaction has read."""
+        seen = [row[0] for cursor in opened.cursors for row in cursor.segment[: cursor.at]]
+        seen = sorted({*seen, *opened.reads, KEYS[pick]})
+        key = seen[pick % len(seen)]
+        if how == "set":
+            self.write(key, 10, None, 0, "set")
+        elif how == "delete":
+            self.write(key, 0, None, 0, "delete")
+        elif how == "drop":
+            self.db.drop_prefix(key)
+            self.model.drop([key])
 
     @precondition(lambda self: self.txns)
-    @rule(pick=picks, discard=st.sampled_from([False] * 4 + [True]))
-    def end(self, pick: int, discard: bool) -> None:
-        opened = self.txns.pop(pick % len(self.txns))
-        if discard:
-            opened.txn.discard()
-        else:
+    @rule(pick=picks, ending=endings)
+    def end(self, pick: int, ending: str) -> None:
+        self._end(self.txns.pop(pick % len(self.txns)), ending)
+
+    def _end(self, opened: OpenTxn, ending: str) -> None:
+        if ending == "commit":
             self._commit(opened)
+        else:
+            opened.txn.discard()
         self._ended(opened)
 
     def _commit(self, opened: OpenTxn) -> None:
@@ -428,23 +438,25 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.cursors)
     @rule(
-        pick=picks, key=keys | st.sampled_from([b"", b"m/", b"m/055", b"\xff\xff\xff"]), count=picks
+        pick=picks,
+        key=st.none() | keys | st.sampled_from([b"", b"m/", b"m/055", b"\xff\xff\xff"]),
+        count=picks,
+        close=flags,
     )
-    def seek(self, pick: int, key: bytes, count: int) -> None:
+    def move(self, pick: int, key: bytes | None, count: int, close: bool) -> None:
+        """Seek, or rewind when there is no key."""
         mirror = self.cursors[pick % len(self.cursors)]
-        mirror.cursor.seek(key)
-        mirror.seek(key)
-        self._step(mirror, count)
-
-    @precondition(lambda self: self.cursors)
-    @rule(pick=picks, count=picks, close=flags)
-    def rewind(self, pick: int, count: int, close: bool) -> None:
-        mirror = self.cursors[pick % len(self.cursors)]
-        mirror.cursor.rewind()
-        mirror.rewind()
+        if key is None:
+            mirror.cursor.rewind()
+            mirror.rewind()
+        else:
+            mirror.cursor.seek(key)
+            mirror.seek(key)
         if close:
             self.cursors.remove(mirror)
             self._finish_cursor(mirror, count)
+        else:
+            self._step(mirror, count)
 
     @rule(pick=picks, prefix=st.sampled_from(PREFIXES), reverse=flags, since_back=picks)
     def all_versions(self, pick: int, prefix: bytes, reverse: bool, since_back: int) -> None:
@@ -478,11 +490,13 @@ class DatabaseMachine(RuleBasedStateMachine):
     def _compare_versions(
         self, key: bytes, items: list[Any], ts: int, since: int, own: Write | None
     ) -> None:
+        if own is not None and ts > since:  # it comes first, numbered as the snapshot
+            first, *items = items
+            assert (first.version, first.deleted) == (ts, Entry(ts, own).gone(self.now))
+            assert (first.value, first.meta) == (own.value or b"", own.meta)
         versions = [item.version for item in items]
         assert versions == sorted(set(versions), reverse=True)
         known = {entry.version: entry.write for entry in self.model.versions(key, ts)}
-        if own is not None and ts > since:
-            known[ts] = own  # it has the number of the snapshot, and stands for that version
         for item in items:
             write = known[item.version]
             assert item.version > since
@@ -491,9 +505,8 @@ class DatabaseMachine(RuleBasedStateMachine):
             if not expired:  # an expired one may have become a bare tombstone
                 assert (item.value, item.meta) == (write.value or b"", write.meta)
                 assert item.expires_at == write.expiry / 1000
-        must = {e.version for e in self.model.must_be_there(key, ts, self.now)}
-        must |= {ts} if own is not None else set()
-        assert {v for v in must if v > since} <= set(versions)
+        must = self.model.must_be_there(key, ts, self.now)
+        assert {entry.version for entry in must if entry.version > since} <= set(versions)
 
     # -- merge operators -------------------------------------------------------------------------
 
