@@ -323,6 +323,7 @@ class Supervisor:
             StageRow("compact_level_zero", self._compact_level_zero, share=0.5),
             StageRow("stop_compactors", self._stop_compactors),
             StageRow("seal_value_log", self._seal_value_log),
+            StageRow("close_logs", self._close_logs),
             StageRow("stop_pool", self._stop_pool),
             StageRow("close_tables", self._close_tables),
             StageRow("stop_oracle", self._stop_oracle),
@@ -413,20 +414,26 @@ class Supervisor:
             store.install_sealed_values(values.seal())
         elif values is not None:
             store.drop_values([values.file_id])
-        store.discard_spares()
-        writer.close_logs()
-        self._drop_empty_log()
         return ""
 
-    def _drop_empty_log(self) -> None:
-        """Nothing is left in the logs: no log file, and timestamps go on from here."""
-        active, sealed = self._writer.active, self._store.view.sealed
-        if active.log is not None and active.log.records == 0:
-            if not sealed:
-                self._store.note_end(self.engine.oracle.published)
-            active.log.discard()
-        elif active.log is not None:
-            active.log.close()
+    def _close_logs(self, deadline: Deadline) -> str:
+        """An empty log goes, and timestamps go on from here; one with data stays for replay."""
+        del deadline
+        self._writer.close_logs()
+        active = self._writer.active.log
+        try:
+            if self._writer.failure is not None:
+                self._store.close_spares()
+                return "writing had failed, the logs stay"
+            self._store.discard_spares()
+            if active is not None and active.records == 0:
+                if not self._store.view.sealed:
+                    self._store.note_end(self.engine.oracle.published)
+                active.discard()
+            return ""
+        finally:
+            if active is not None:
+                active.close()
 
     def _stop_pool(self, deadline: Deadline) -> str:
         if self._pool is not None:

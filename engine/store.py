@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from meles.engine.errors import InvariantError
+from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.jobs import NewFile
@@ -199,9 +199,12 @@ class Store:
                 Edit(put_vlogs=(VlogMeta(file_id, (file_id,)),)),
                 values=lambda view: view.with_file(writer),
             )
-        except BaseException:
+        except DiskFullError:  # then the MANIFEST does not name it
             writer.close()
             self.dirs.values.unlink(file_name(Kind.VLOG, file_id))
+            raise
+        except BaseException:  # it may: the file stays, an unnamed one goes at the next open
+            writer.close()
             raise
         return writer
 
@@ -231,6 +234,15 @@ class Store:
         if writer is not None:
             self.drop_values([writer.file_id])
             writer.close()
+
+    def close_spares(self) -> None:
+        """Close what was prepared and leave it in place: the MANIFEST takes no more edits."""
+        with self._spare_lock:
+            log, self._spare_log = self._spare_log, None
+            writer, self._spare_values = self._spare_values, None
+        for spare in (log, writer):
+            if spare is not None:
+                spare.close()
 
     # -- installing what jobs made ---------------------------------------------------------------
 
