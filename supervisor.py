@@ -15,14 +15,11 @@ This is the only place that knows both the engine and the workers.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import shutil
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -57,6 +54,7 @@ from meles.engine.errors import (
     WorkerFailedError,
     WriteStallError,
 )
+from meles.engine.open_handles import let_go, look_after
 from meles.engine.opening import FILE_STEPS, MODES, Opening, Step
 from meles.engine.options import load_options
 from meles.engine.reports import CloseReport, GCReport, Health, Recovery, Stats
@@ -78,6 +76,7 @@ def _start_workers(opening: Opening) -> None:
     supervisor = Supervisor(opening)
     opening.control = supervisor
     opening.unwind.callback(supervisor.abandon)
+    look_after(supervisor)
     if not opening.read_only:
         supervisor.start()
 
@@ -112,34 +111,7 @@ def open_db(
     if not isinstance(supervisor, Supervisor):
         raise InvariantError("opening ended without a supervisor")
     supervisor.recovery.seconds = time.monotonic() - began
-    _guard(supervisor)
     return DB(opening.path, supervisor.engine, supervisor)
-
-
-# -- forks and interpreter exit ------------------------------------------------------------------
-
-_open_supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
-_guards: list[str] = []
-
-
-def _guard(supervisor: Supervisor) -> None:
-    """Look after handles that cross a fork or are never closed; registered at the first open."""
-    if not _guards:
-        _guards.append("registered")
-        os.register_at_fork(after_in_child=_in_forked_child)
-        atexit.register(_at_exit)
-    _open_supervisors.add(supervisor)
-
-
-def _in_forked_child() -> None:
-    for supervisor in list(_open_supervisors):
-        supervisor.forget_in_child()
-    _open_supervisors.clear()
-
-
-def _at_exit() -> None:
-    for supervisor in list(_open_supervisors):
-        supervisor.close(None)
 
 
 class Supervisor:
@@ -213,6 +185,7 @@ class Supervisor:
 
     def abandon(self) -> None:
         """Opening failed after all: stop what was started, leave every file as it is."""
+        let_go(self)
         if self._sync is not None:
             self._sync.stop()
         if self._pool is not None:
@@ -224,8 +197,8 @@ class Supervisor:
     # -- what DB asks for ------------------------------------------------------------------------
 
     def flush(self, timeout: float | None) -> None:
-        sealed = self._writer.rotate_now()
-        newest = sealed.id if sealed is not None else self._newest_sealed()
+        self._writer.rotate_now()
+        newest = max((memtable.id for memtable in self._store.view.sealed), default=0)
 
         def flushed() -> bool:
             left = self._store.view.sealed
@@ -235,10 +208,6 @@ class Supervisor:
             raise WriteStallError(f"flush did not end within {timeout} s")
         if self._stuck() and any(m.id <= newest for m in self._store.view.sealed):
             raise WorkerFailedError(f"flush cannot go on: {self._stuck()}", kind="flusher")
-
-    def _newest_sealed(self) -> int:
-        sealed = self._store.view.sealed
-        return sealed[0].id if sealed else 0
 
     def _stuck(self) -> str:
         failure = self._writer.failure
@@ -303,7 +272,7 @@ class Supervisor:
                 stages = run_stages(self._stages(), Deadline(seconds))
                 clean = all(stage.outcome in ("done", "skipped") for stage in stages)
                 self._report = CloseReport(stages, clean)
-                _open_supervisors.discard(self)
+                let_go(self)
             return self._report
 
     def _stages(self) -> list[StageRow]:
@@ -443,6 +412,8 @@ class Supervisor:
     def _close_tables(self, deadline: Deadline) -> str:
         del deadline
         self._store.close_files()
+        if not self._read_only:
+            self._writer.active = self._store.view.active
         return ""
 
     def _stop_oracle(self, deadline: Deadline) -> str:
@@ -471,7 +442,7 @@ class Supervisor:
         return ""
 
     def forget_in_child(self) -> None:
-        """After fork: this copy is dead. Close the inherited lock, touch nothing else."""
+        """After fork: this copy is dead, the lock let go of. Close pipes, touch nothing else."""
         self._forked = True
         path = self._path
         self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
@@ -483,9 +454,6 @@ class Supervisor:
                 item.forget_in_child()
         if self._pool is not None:
             self._pool.forget()
-        for directory in self._directories:
-            with contextlib.suppress(OSError):
-                directory.close()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -354,10 +354,14 @@ class Store:
             self._manifest.close()
 
     def close_files(self) -> None:
-        """Close tables and value-log files; views still held stop working."""
+        """Close tables and value-log files; views still held stop working. Logs that stay for the
+        next open are let go of: whoever still reads one keeps it.
+        """
         with self._lock:
             tables, self._tables = list(self._tables.values()), {}
             values, self._values = self._values, ValueLogView(self._values.path)
+            self.version = replace(self.version, levels=((),) * len(self.version.levels))
+            self._publish_locked(Memtable(self.view.active.id, b"", None), ())
         for table in tables:
             table.close()
         values.close()

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,6 +96,19 @@ def _locked_error(directory: Directory) -> LockedError:
     )
 
 
+_may_be_locked: weakref.WeakSet[Directory] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """After fork, in the child: close what it inherited. LOCK_UN would free the lock for all."""
+    for directory in list(_may_be_locked):
+        with contextlib.suppress(OSError):
+            directory.close()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 class DirectoryLock:
     """A held lock. `release` is idempotent and the last thing a closing database does."""
 
@@ -111,6 +125,7 @@ class DirectoryLock:
     ) -> DirectoryLock:
         """Take the lock within `wait` seconds or raise `LockedError` naming the holder."""
         mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        _may_be_locked.add(directory)
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -145,10 +160,3 @@ class DirectoryLock:
             with contextlib.suppress(OSError):
                 self._directory.unlink(LOCK)
         fcntl.flock(self._directory.fd, fcntl.LOCK_UN)
-
-    def forget_in_child(self) -> None:
-        """After fork: drop the inherited descriptor without unlocking (LOCK_UN would free it for
-        all).
-        """
-        with contextlib.suppress(OSError):
-            self._directory.close()

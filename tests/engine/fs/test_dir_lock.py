@@ -217,7 +217,6 @@ read, write = os.pipe()
 told, tell = os.pipe()
 child = os.fork()
 if not child:
-    lock.forget_in_child()
     lock.release()
     os.write(tell, b"forgotten")
     os.close(write)

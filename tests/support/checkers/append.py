@@ -66,8 +66,10 @@ class _Lists:
                     if op.key in last:
                         self.middle.add(last[op.key])
                     last[op.key] = op.element
-                elif txn.committed and len(op.elements) > len(self.longest.get(op.key, ())):
-                    self.longest[op.key] = _foreign(op, txn, self.writer)
+                elif txn.committed:
+                    seen = _foreign(op, txn, self.writer)
+                    if len(seen) > len(self.longest.get(op.key, ())):
+                        self.longest[op.key] = seen
         for key, elements in self.longest.items():
             self._check_order(key, elements)
 
@@ -299,8 +301,7 @@ def _one_cycle(component: list[int], edges: Edges) -> list[int]:
             cycle = [start]
             while (node := before[cycle[-1]]) != start:
                 cycle.append(node)
-            cycle.reverse()
-            cycle = [cycle[-1], *cycle[:-1]] if cycle[-1] == start else cycle
+            cycle[1:] = cycle[:0:-1]
             if not best or len(cycle) < len(best):
                 best = cycle
     return best
