@@ -11,7 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 CODECS := snappy,lz4,zstd
 
-.PHONY: run test test-long check types bench clean distclean
+.PHONY: run test test-long check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -34,6 +34,9 @@ types: $(VENV)/.stamp-dev .mypy_pkg/meles
 
 bench: $(VENV)/.stamp-bench
 	$(PY) benchmarks/compare.py $(ARGS)
+
+bench-space: $(VENV)/.stamp-bench
+	$(PY) benchmarks/space.py $(ARGS)
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -15,6 +15,7 @@ This is the only place that knows both the engine and the workers.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -43,7 +44,7 @@ from meles.engine.background.collecting import Collecting
 from meles.engine.background.compacting import Compacting
 from meles.engine.background.flushing import Flushing
 from meles.engine.background.idling import Idling
-from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.scheduler import Scheduler, Work
 from meles.engine.background.syncing import IntervalSync
 from meles.engine.db import DB
 from meles.engine.errors import (
@@ -131,12 +132,15 @@ class Supervisor:
         self._private = opening.path if opening.private else None
         self._path = opening.path
         self.recovery: Recovery = opening.files.report
-        self._scheduler = Scheduler(self._on_fatal, inline=opening.options.workers == "inline")
+        self._scheduler = Scheduler(
+            self._on_fatal, inline=opening.options.workers == "inline", stopped=self._has_failed
+        )
         self._pool: Pool | None = None
         self._sync: IntervalSync | None = None
         # under _close_lock
         self._close_lock = threading.Lock()
         self._report: CloseReport | None = None
+        self._closing = Deadline(math.inf)  # drawn closer by every call of close
         self._forked = False
         if not self._read_only:
             writer = Writer(engine.store, engine.oracle, opening.options, self._scheduler.poke)
@@ -157,6 +161,9 @@ class Supervisor:
     def _on_fatal(self, error: Exception) -> None:
         self._writer.fail(error)
 
+    def _has_failed(self) -> bool:
+        return self._writer.failure is not None
+
     def start(self) -> None:
         """Start the workers; they boot in the background."""
         from meles.workers.parent.make_pool import make_pool
@@ -175,7 +182,7 @@ class Supervisor:
             on_rerun=self._scheduler.on_rerun,
         )
         idling = Idling(self._store, self._writer, self._scheduler)
-        works = [idling, self._flushing, self._compacting, self._collecting]
+        works: list[Work] = [idling, self._flushing, self._compacting, self._collecting]
         self._scheduler.attach(self._pool, works)
         self._pool.start()
         if options.sync == "interval":
@@ -206,6 +213,7 @@ class Supervisor:
 
         if not self._scheduler.wait_for(flushed, timeout):
             raise WriteStallError(f"flush did not end within {timeout} s")
+        self._writer.check()
         if self._stuck() and any(m.id <= newest for m in self._store.view.sealed):
             raise WorkerFailedError(f"flush cannot go on: {self._stuck()}", kind="flusher")
 
@@ -218,14 +226,17 @@ class Supervisor:
 
     def flatten(self, workers: int, timeout: float | None) -> None:
         del workers  # as many as there are compactors
+        self._writer.check()
         self._compacting.flatten = True
         try:
             if not self._scheduler.wait_idle(timeout):
                 raise WriteStallError(f"flatten did not end within {timeout} s")
+            self._writer.check()
         finally:
             self._compacting.flatten = False
 
     def gc(self, discard_ratio: float, timeout: float | None) -> GCReport:
+        self._writer.check()
         return self._collecting.request(discard_ratio, timeout)
 
     def purge(self) -> None:
@@ -263,13 +274,18 @@ class Supervisor:
     # -- closing ---------------------------------------------------------------------------------
 
     def close(self, timeout: float | None) -> CloseReport:
-        """Run the stage table once; everybody gets the one report."""
+        """Run the stage table once; everybody gets the one report.
+
+        A call while another one closes draws its deadline closer.
+        """
         if self._forked:
             return CloseReport([], clean=False)  # the parent closes it
+        self._closing.shorten(self._options.close_timeout if timeout is None else timeout)
+        if self._pool is not None:
+            self._pool.hurry(self._closing.left())
         with self._close_lock:
             if self._report is None:
-                seconds = self._options.close_timeout if timeout is None else timeout
-                stages = run_stages(self._stages(), Deadline(seconds))
+                stages = run_stages(self._stages(), self._closing)
                 clean = all(stage.outcome in ("done", "skipped") for stage in stages)
                 self._report = CloseReport(stages, clean)
                 let_go(self)
@@ -344,7 +360,7 @@ class Supervisor:
         self._flushing.closing = True
         self._writer.rotate_now()
         done = self._scheduler.wait_for(
-            lambda: not self._store.view.sealed or bool(self._stuck()), deadline.left()
+            lambda: not self._store.view.sealed or bool(self._stuck()), deadline.left
         )
         left = len(self._store.view.sealed)
         if self._stuck():
@@ -361,7 +377,7 @@ class Supervisor:
             return None
         self._compacting.level_zero = True
         if not self._scheduler.wait_for(
-            lambda: not self._store.version.levels[0] or self._compacting.is_idle(), deadline.left()
+            lambda: not self._store.version.levels[0] or self._compacting.is_idle(), deadline.left
         ):
             raise TimeoutError("L0 is left to the next open")
         return ""
@@ -376,8 +392,7 @@ class Supervisor:
         writer, store = self._writer, self._store
         if writer.failure is not None:
             return "writing had failed, nothing is sealed"
-        for meta in writer.seal_full_values():
-            store.install_sealed_values(meta)
+        writer.seal_full_values(store.install_sealed_values)
         values = writer.rotate_values()
         if values is not None and values.entries:
             store.install_sealed_values(values.seal())

@@ -29,7 +29,14 @@ _SIZE_TEXT: Final = re.compile(
 )
 _INTEGER_TEXT: Final = re.compile(r"\s*-?\d{1,20}\s*", re.ASCII)
 _SIZE: Final = "a number of bytes, or a text such as '64MiB'"
+_SHOWN_CHARS: Final = 200
 _KEY: Final = "16, 24 or 32 bytes (in a text: hexadecimal)"
+
+
+def shown(value: object) -> str:
+    """A value for a message: bounded, and not in decimal where Python refuses to."""
+    text = hex(value) if isinstance(value, int) and abs(value) >> 64 else repr(value)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
 
 
 class Refused(ValueError):  # noqa: N818 - says what is allowed, the caller makes the error

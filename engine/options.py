@@ -21,7 +21,7 @@ from typing import Any, Final
 from meles.engine import option_checks as checks
 from meles.engine.errors import ConfigError
 from meles.engine.ids import MAX_LEVELS
-from meles.engine.option_checks import GIB, KIB, MIB, Refused
+from meles.engine.option_checks import GIB, KIB, MIB, Refused, shown
 
 
 def _opt(default: object, check: Callable[[object], Any], badger: str, doc: str) -> Any:
@@ -227,31 +227,24 @@ class Options:
 
     def __repr__(self) -> str:
         """Without the encryption key: options end up in logs."""
-        shown = (
+        given = (
             f"{name}={'<set>' if name == 'encryption_key' and value else value!r}"
             for name in FIELDS
             if (value := getattr(self, name)) != FIELDS[name].default
         )
-        return f"Options({', '.join(shown)})"
+        return f"Options({', '.join(given)})"
 
 
 _PAIRS: Final = (
     ("num_level_zero_tables_stall", operator.gt, "num_level_zero_tables", "more than"),
     ("block_size", operator.le, "base_table_size", "at most"),
 )
-_SHOWN_CHARS: Final = 200  # of a refused value
 FIELDS: Final[dict[str, dataclasses.Field[Any]]] = {f.name: f for f in dataclasses.fields(Options)}
 
 
 def _refusal(name: str, value: object, allowed: str, origin: str) -> ConfigError:
-    if name == "encryption_key":
-        shown = "<hidden>"
-    elif isinstance(value, int) and abs(value) >> 64:
-        shown = hex(value)  # in decimal a huge number is an error of its own
-    else:
-        shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "..."
-    return ConfigError(f"option {name}={shown} (from {origin}): allowed is {allowed}")
+    text = "<hidden>" if name == "encryption_key" else shown(value)
+    return ConfigError(f"option {name}={text} (from {origin}): allowed is {allowed}")
 
 
 def _check_together(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:

@@ -212,13 +212,20 @@ def _discard_log(state: Recovering, name: str) -> None:
 
 def _settle(state: Recovering, mem_id: int, result: Replayed) -> None:
     """Make the recovered prefix the whole log, so that another crash finds the same."""
-    if result.tail.sealed:
-        return
     name, end = file_name(Kind.WAL, mem_id), result.tail.end
+    if result.tail.sealed:
+        state.repair(partial(_sync_log, state, name))
+        return
     if result.inside and not state.read_only:
         state.report.set_aside.append(_copy_name(name, end))
         state.repair(partial(_keep_copy, state, name, end))
     state.repair(partial(_end_log, state, name, result))
+
+
+def _sync_log(state: Recovering, name: str) -> None:
+    """A log may have been sealed and not synced: what is recovered from it must last."""
+    with state.dirs.tables.open(name, write=True) as file:
+        file.sync()
 
 
 def _end_log(state: Recovering, name: str, result: Replayed) -> None:

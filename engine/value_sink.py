@@ -24,7 +24,8 @@ _LARGEST_APPEND: Final = 1 << 30  # bytes of one append
 
 
 class ValueSink:
-    """Takes values at or over `threshold` bytes. `current` is the file appended to, if any.
+    """Takes values at or over `threshold` bytes. `current` is the file appended to, if any; `full`
+    are those to be sealed, oldest first.
 
     `flushed_end` is where that file ended when the active memtable began: what lies before it, no
     memtable but sealed ones points to.
@@ -108,11 +109,6 @@ class ValueSink:
         self.full_bytes += writer.end
         self.full.append(writer)
         return True
-
-    def take_full(self) -> list[ValueLogWriter]:
-        """The files to be sealed, given over to the caller."""
-        full, self.full = self.full, []
-        return full
 
     def open_files(self) -> list[ValueLogWriter]:
         """Every file with bytes that may not be durable."""

@@ -85,7 +85,9 @@ class Writer:
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
         self._sync_lock = threading.Lock()
-        self.synced_ts = oracle.published
+        self._synced = 0  # entries since open that are on the medium
+        self._logs_closed = False
+        self._sealed_values: VlogMeta | None = None  # sealed, not yet installed
         # interval syncing
         self.dirty = False
         self.dirty_event = threading.Event()
@@ -118,11 +120,11 @@ class Writer:
             active.last_ts = ts
             oracle.published = ts
             counters = self.counters
-            counters.entries += 1
+            counters.entries = count = counters.entries + 1
             counters.bytes += len(key) + len(value)
             if self.after_commit:
                 self._tell_locked(ts, (key,), (value,), (user << 8 | meta,), (expiry,))
-        self._acknowledge(ts, len(value))
+        self._acknowledge(count, len(value))
         return ts
 
     def commit(
@@ -166,12 +168,12 @@ class Writer:
             active.last_ts = max(active.last_ts, ts)
             oracle.published = max(oracle.published, ts)
             counters = self.counters
-            counters.entries += len(keys)
+            counters.entries = count = counters.entries + len(keys)
             size = sum(map(len, keys)) + sum(map(len, values))
             counters.bytes += size
             if self.after_commit and not quiet:
                 self._tell_locked(ts, keys, values, metas, expiries)
-        self._acknowledge(ts, size)
+        self._acknowledge(count, size)
         return ts
 
     def _hold_back(self) -> None:
@@ -185,15 +187,18 @@ class Writer:
         for hook in self.after_commit:
             hook(ts, keys, values, metas, expiries)
 
-    def _acknowledge(self, ts: int, size: int) -> None:
-        """What must happen between releasing the lock and returning to the caller."""
+    def _acknowledge(self, count: int, size: int) -> None:
+        """What must happen between releasing the lock and returning to the caller.
+
+        `count` are the entries written since open with this commit, `size` the bytes of its own.
+        """
         if self.brake.seconds_per_byte:
             self.brake.pay(size)
         if self._rotated:
             self._rotated = False
             self._poke()
         if self._sync_on_commit:
-            self.sync(ts)
+            self.sync(count)
         elif not self.dirty and self._sync_by_time:
             self.dirty = True
             self.dirty_event.set()
@@ -289,6 +294,7 @@ class Writer:
     def rotate_now(self) -> Memtable | None:
         """Seal the active memtable if it holds anything; returns the one just sealed."""
         with self.lock:
+            self.check()
             if self.active.log is None or self.active.log.records == 0:
                 return None
             self._wait_for_room_locked()
@@ -299,16 +305,23 @@ class Writer:
             self._rotated = False
         return sealed
 
-    def seal_full_values(self) -> list[VlogMeta]:
-        """Seal the value-log files that are full; durable when this returns."""
+    def seal_full_values(self, install: Callable[[VlogMeta], None]) -> None:
+        """Seal the value-log files that are full and have each installed, one after the other.
+
+        A full disk leaves what is left for the next call.
+        """
         with self._sync_lock:  # a sync must not meet a file half sealed
-            with self.lock:
-                full = self.sink.take_full()
-            try:
-                return [writer.seal() for writer in full]
-            except OSError as error:
+            while self.sink.full and self.failure is None:
+                writer = self.sink.full[0]
+                try:
+                    self._sealed_values = self._sealed_values or writer.seal()
+                except OSError as error:
+                    with self.lock:
+                        raise self._failed_locked(error) from error
+                install(self._sealed_values)
+                self._sealed_values = None
                 with self.lock:
-                    raise self._failed_locked(error, final=True) from error
+                    self.sink.full.remove(writer)
 
     def sync_values(self) -> tuple[ValueLogWriter, int, int] | None:
         """Make value-log bytes durable before a log that points to them goes.
@@ -330,7 +343,7 @@ class Writer:
 
     def release_log(self, mem_id: int) -> None:
         """A memtable was flushed: its log needs no more syncing."""
-        with self.lock:
+        with self._sync_lock, self.lock:  # a sync may be at work on it
             done = [sealed for sealed in self._unsynced_logs if sealed.id == mem_id]
             self._unsynced_logs = [s for s in self._unsynced_logs if s.id != mem_id]
         for sealed in done:
@@ -351,38 +364,40 @@ class Writer:
 
     # -- durability ------------------------------------------------------------------------------
 
-    def sync(self, ts: int | None = None) -> None:
-        """Return when everything up to `ts` (default: everything published) is on the medium."""
-        wanted = self._oracle.published if ts is None else ts
-        if self.synced_ts >= wanted:
+    def sync(self, count: int | None = None) -> None:
+        """Return when the first `count` entries since open (default: all) are on the medium."""
+        wanted = self.counters.entries if count is None else count
+        if self._synced >= wanted:
             return
         with self._sync_lock:
-            if self.synced_ts >= wanted:
+            if self._synced >= wanted:
                 return  # the fsync of another thread covered this one
             with self.lock:
-                if isinstance(self.refusal, _Failure):
+                self.check()
+                if self._logs_closed and self.refusal is not None:
                     raise self.refusal()
-                target = self._oracle.published
-                values = self.sink.open_files()
-                logs, self._unsynced_logs = self._unsynced_logs, []
-                current = self.active.log
+                target = self.counters.entries
+                sealed = list(self._unsynced_logs)
+                files: list[ValueLogWriter | LogWriter] = [*self.sink.open_files(), *sealed]
+                if self.active.log is not None:
+                    files.append(self.active.log)
             try:
-                for writer in values:
-                    writer.sync()
-                for sealed in logs:
-                    sealed.sync()
-                    sealed.close()
-                if current is not None:
-                    current.sync()
+                for file in files:
+                    file.sync()
             except OSError as error:
                 with self.lock:
                     raise self._failed_locked(error, final=True) from error
             self.counters.syncs += 1
-            self.synced_ts = max(self.synced_ts, target)
+            self._synced = target
+            with self.lock:
+                self._unsynced_logs = [s for s in self._unsynced_logs if s not in sealed]
+            for done in sealed:
+                done.close()
 
     def close_logs(self) -> None:
         """Close descriptors of sealed logs (closing; their data is flushed or stays in the log)."""
-        with self.lock:
+        with self._sync_lock, self.lock:
+            self._logs_closed = True
             logs, self._unsynced_logs = self._unsynced_logs, []
         for sealed in logs:
             sealed.close()
@@ -402,6 +417,11 @@ class Writer:
             self.refusal = _Failure(error)
             self._room.notify_all()
         return self.refusal()
+
+    def check(self) -> None:
+        """Raise `StoreFailedError` if an earlier failure ended writing."""
+        if isinstance(self.refusal, _Failure):
+            raise self.refusal()
 
     def fail(self, error: Exception) -> None:
         """Refuse writes from now on because durable state could not be written."""

@@ -78,8 +78,10 @@ class Compacting:
 
     def start_due(self) -> None:
         self._found_none = True
+        if self.stopped or self._scheduler.stopped():
+            return
         self._forget_spent_drops()
-        if self.stopped or not (self._options.num_compactors or self.flatten or self.level_zero):
+        if not (self._options.num_compactors or self.flatten or self.level_zero):
             return
         pool = self._scheduler.pool
         while (free := pool.free("compactor")) > 0:

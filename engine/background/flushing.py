@@ -72,7 +72,7 @@ class Flushing:
 
     def start_due(self) -> None:
         self._set_brake()
-        self._seal_values()
+        self._writer.seal_full_values(self._store.install_sealed_values)
         if self.spares and self._writer.refusal is None:
             self._store.prepare_spares(values=self._writer.sink.current is not None)
         if self._current is not None or self._held() or self._writer.failure is not None:
@@ -97,10 +97,6 @@ class Flushing:
                 compacting=options.num_compactors > 0 and options.workers != "inline",
             )
         )
-
-    def _seal_values(self) -> None:
-        for meta in self._writer.seal_full_values():
-            self._store.install_sealed_values(meta)
 
     def _held(self) -> bool:
         """Whether L0 is so full that flushing must wait for compaction."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from meles.engine.background.pool import JobPool
 from meles.engine.errors import (
@@ -27,6 +27,7 @@ from meles.engine.errors import (
 from meles.engine.jobs import Job, JobResult
 
 log = logging.getLogger("meles.scheduler")
+_LOOK_AGAIN_SECONDS: Final = 0.2  # how often who waits looks whether the deadline was drawn closer
 
 
 class Work(Protocol):
@@ -51,6 +52,14 @@ class Work(Protocol):
         """Reasons for `health()`."""
 
 
+def _countdown(timeout: float | None) -> Callable[[], float]:
+    """Seconds that are left of `timeout`; None never ends."""
+    if timeout is None:
+        return lambda: float("inf")
+    deadline = time.monotonic() + timeout
+    return lambda: deadline - time.monotonic()
+
+
 @dataclass(slots=True)
 class _Running:
     work: Work
@@ -60,9 +69,18 @@ class _Running:
 class Scheduler:
     """Drives every `Work` over one `JobPool`."""
 
-    def __init__(self, on_fatal: Callable[[Exception], None], *, inline: bool) -> None:
+    def __init__(
+        self,
+        on_fatal: Callable[[Exception], None],
+        *,
+        inline: bool,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`stopped` says whether writing has ended for good: then nothing is due any more."""
         self._on_fatal = on_fatal
+        self.stopped = stopped
         self._inline = inline  # nothing happens between calls: waiting would wait for ever
+        self._driving = threading.RLock()  # inline: who pokes waits for what others poked
         self._pool: JobPool | None = None
         self._works: list[Work] = []
         self._running: dict[int, _Running] = {}
@@ -89,7 +107,10 @@ class Scheduler:
 
     def poke(self) -> None:
         """Something may be due."""
-        if not self._poked:
+        if self._inline:
+            with self._driving:
+                self.pool.call_soon(self.run)
+        elif not self._poked:
             self._poked = True
             self.pool.call_soon(self.run)
 
@@ -97,18 +118,23 @@ class Scheduler:
         """Wait until nothing runs or is due. False when time ran out."""
         return self.wait_for(lambda: self._idle, timeout)
 
-    def wait_for(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `reached()` holds after a run of the scheduler that began after this call."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def wait_for(
+        self, reached: Callable[[], bool], timeout: float | Callable[[], float] | None
+    ) -> bool:
+        """Wait until `reached()` holds after a run of the scheduler that began after this call.
+
+        `timeout` in seconds, or a function that says how many are left: it may be drawn closer.
+        """
+        left_of = timeout if callable(timeout) else _countdown(timeout)
         with self._idle_changed:
             begun = self._started
         self.poke()
         with self._idle_changed:
             while not (self._finished > begun and reached()):
-                left = None if deadline is None else deadline - time.monotonic()
-                if self._inline or (left is not None and left <= 0):
+                left = left_of()
+                if self._inline or left <= 0:
                     return False
-                self._idle_changed.wait(left)
+                self._idle_changed.wait(min(left, _LOOK_AGAIN_SECONDS))
         return True
 
     # -- on the control thread -------------------------------------------------------------------
@@ -138,15 +164,13 @@ class Scheduler:
             with self._idle_changed:
                 self._started += 1
                 begun = self._started
-            self._guarded(self._start_all)
+            for work in self._works:
+                self._guarded(work.start_due)
             with self._idle_changed:
-                self._idle = not self._running and all(work.is_idle() for work in self._works)
+                idle = self.stopped() or all(work.is_idle() for work in self._works)
+                self._idle = idle and not self._running
                 self._finished = begun
                 self._idle_changed.notify_all()
-
-    def _start_all(self) -> None:
-        for work in self._works:
-            work.start_due()
 
     def on_result(self, job_id: int, result: JobResult) -> None:
         """The pool says that a job is done."""

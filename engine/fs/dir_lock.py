@@ -28,6 +28,8 @@ _POLL_SECONDS: Final = 0.02
 _COMMAND_CHARS: Final = 500
 _LOCK_BYTES: Final = 4096  # as much of LOCK as is read
 _PID_LIMIT: Final = 1 << 31
+# A child of a killed owner holds the lock for the moment between fork and exec.
+_EXEC_SECONDS: Final = 1.0
 _LAST_SECOND: Final = 1e11  # a few thousand years: `localtime` takes it
 
 
@@ -79,6 +81,20 @@ def _holder_pid(directory: Directory) -> int | None:
     except (OSError, ValueError):
         return None
     return None
+
+
+def _owner_is_gone(directory: Directory) -> bool:
+    """Whether LOCK names a process that is dead, reaped or not."""
+    pid = _read_owner(directory).pid
+    if pid is None:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read(4096).rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _locked_error(directory: Directory) -> LockedError:
@@ -134,7 +150,8 @@ class DirectoryLock:
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise
-                if time.monotonic() >= deadline:
+                late = time.monotonic() - deadline
+                if late >= _EXEC_SECONDS or (late >= 0 and not _owner_is_gone(directory)):
                     raise _locked_error(directory) from None
                 time.sleep(_POLL_SECONDS)  # flock has no timed form
         try:

@@ -174,7 +174,7 @@ class Txn:
             view, self._read_ts, shape, self._engine.options.namespace_offset, **wanted
         )
         pending = None
-        if self._pending and plan.look.since < self._read_ts:
+        if self._pending and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)

@@ -138,12 +138,15 @@ class ValueLogWriter:
         self._file.sync()
 
     def seal(self) -> VlogMeta:
-        """Write the trailer and sync. The file stays readable here until it is closed."""
+        """Write the trailer and sync. The file stays readable here until it is closed.
+
+        After `DiskFullError` it is not sealed and can be later.
+        """
         if self._sealed:
             raise InvariantError(f"{self.path} is sealed already")
-        self._sealed = True
         trailer = Trailer(self.end, self.entries, self.end)
         self._file.pwrite(trailer.encode(FileHeader(MAGIC_VLOG, self.file_id).seed), self.end)
+        self._sealed = True
         self._file.sync()
         return VlogMeta(self.file_id, self.logical, True, trailer.file_size, self.entries)
 

@@ -205,7 +205,9 @@ class Program:
         reap_orphans(self.known)
 
     def close(self) -> None:
-        """Whatever state it is in, let nothing of it live on."""
+        """Whatever state it is in, let nothing of it live on. A second call does nothing."""
+        if self._stderr.closed:
+            return
         if self.popen.poll() is None:
             self.popen.kill()
             self.popen.wait()
@@ -265,6 +267,8 @@ class Campaign:
 
     def start(self, **options: object) -> Program:
         """The next run; it is about to open the directory when this returns."""
+        if self.runs:
+            self.load.close()
         self.runs += 1
         chosen = json.dumps({**OPTIONS, **options})
         seed = str(self.rng.randrange(1 << 30))

@@ -326,13 +326,22 @@ class Crew:
     def stop(self, stopping: Stopping, timeout: float) -> None:
         """Begin the ladder for some workers; `stopping` is told when they are dead."""
         self._stoppings.append(stopping)
-        ladder = rungs(timeout)
         for worker in stopping.workers:
             self._ask(worker)
+        self._climb(stopping, timeout)
+        self._check_stoppings()
+
+    def hurry(self, timeout: float) -> None:
+        """A second, shorter ladder beside each that is still being climbed."""
+        for stopping in self._stoppings:
+            if not stopping.over:
+                self._climb(stopping, timeout)
+
+    def _climb(self, stopping: Stopping, timeout: float) -> None:
+        ladder = rungs(timeout)
         self._loop.call_later(ladder.terminate, partial(self._terminate, stopping))
         self._loop.call_later(ladder.kill, partial(self._kill, stopping))
         self._loop.call_later(ladder.give_up, stopping.release)
-        self._check_stoppings()
 
     def _ask(self, worker: Worker) -> None:
         if worker.phase is Phase.STOPPED:

@@ -121,6 +121,9 @@ class InlinePool:
             self._calls.clear()
             self._timers.clear()
 
+    def hurry(self, timeout: float) -> None:
+        """See `Pool`. A job on a thread of the host cannot be ended."""
+
     def infos(self) -> list[WorkerInfo]:
         """See `Pool`."""
         infos = []

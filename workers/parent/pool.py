@@ -176,6 +176,10 @@ class ProcessPool:
             os.close(self._values_fd)
             self._closed = True
 
+    def hurry(self, timeout: float) -> None:
+        """See `Pool`."""
+        self._loop.call_soon(partial(self._crew.hurry, timeout))
+
     def infos(self) -> list[WorkerInfo]:
         """See `Pool`."""
         infos = []

@@ -74,8 +74,14 @@ class Pool(Protocol):
     def close(self, timeout: float) -> None:
         """Stop every kind, then the control thread; not to be called on it. Idempotent."""
 
+    def hurry(self, timeout: float) -> None:
+        """Whoever waits in `stop_kind` or `close` gets about `timeout` more seconds. Any thread."""
+
     def infos(self) -> list[WorkerInfo]:
         """One entry a worker. Any thread."""
 
     def problems(self) -> list[str]:
         """Reasons why the pool is not at its best, for `health()`. Any thread."""
+
+    def forget(self) -> None:
+        """In a forked child of the host: let go of descriptors, touch no process and no thread."""

@@ -48,6 +48,11 @@ class Stopping:
         if all(worker.phase is Phase.STOPPED for worker in self.workers):
             self._over.set()
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody has to wait any more."""
+        return self._over.is_set()
+
     def release(self) -> None:
         """Let the waiting go whatever became of the workers."""
         self._over.set()

@@ -172,6 +172,9 @@ class ThreadPool:
                     self._cancel_waiting(kind)
             self._closed = True
 
+    def hurry(self, timeout: float) -> None:
+        """See `Pool`. A job on a thread cannot be ended, only waited for."""
+
     def infos(self) -> list[WorkerInfo]:
         """See `Pool`. Threads have no process id, memory or CPU time of their own."""
         infos = []

@@ -127,15 +127,21 @@ def test_the_base_level_is_never_below_data(tools: Any, seed: int, levels: int) 
     assert not any(version.levels[1:base])
 
 
-@given(seed=st.integers(0, 1 << 40), low=st.integers(0, 210), length=st.integers(0, 90))
+@given(seed=st.integers(0, 1 << 40), numbers=st.lists(st.integers(0, 210), max_size=4))
 def test_bytes_between_is_the_size_of_what_overlaps(
-    tools: Any, seed: int, low: int, length: int
+    tools: Any, seed: int, numbers: list[int]
 ) -> None:
     version = random_version(tools, seed, 4)
-    for level in range(1, 4):
-        met = version.overlapping(level, key(low), key(low + length))
-        counted = facts(version.levels[level]).bytes_between(key(low), key(low + length))
-        assert counted == sum(table.size for table in met)
+    for level, tables in enumerate(version.levels[1:], 1):
+        places = {key(number) for number in numbers}
+        for table in tables[:5]:  # where a table begins and ends is where one is easily off by one
+            places |= {table.min_key, table.max_key}
+        for low in places:
+            for high in places:
+                if low <= high:
+                    met = version.overlapping(level, low, high)
+                    counted = facts(tables).bytes_between(low, high)
+                    assert counted == sum(table.size for table in met)
 
 
 @given(seed=st.integers(0, 1 << 40))

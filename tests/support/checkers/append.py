@@ -82,9 +82,7 @@ class _Lists:
         self.found.append(Anomaly(kind, what))
 
 
-def _foreign(
-    op: Look, txn: ListTxn, writer: dict[Element, ListTxn]
-) -> tuple[Element, ...]:
+def _foreign(op: Look, txn: ListTxn, writer: dict[Element, ListTxn]) -> tuple[Element, ...]:
     """What was read without the transaction's own elements at the end."""
     elements = op.elements
     stop = len(elements)

@@ -490,7 +490,7 @@ class DatabaseMachine(RuleBasedStateMachine):
     def _compare_versions(
         self, key: bytes, items: list[Any], ts: int, since: int, own: Write | None
     ) -> None:
-        if own is not None and ts > since:  # it comes first, numbered as the snapshot
+        if own is not None and (ts > since or not since):  # comes first, numbered as the snapshot
             first, *items = items
             assert (first.version, first.deleted) == (ts, Entry(ts, own).gone(self.now))
             assert (first.value, first.meta) == (own.value or b"", own.meta)

@@ -118,7 +118,7 @@ class Model:
             if not keys.holds(key):
                 continue
             entry = Entry(ts, own[key]) if key in own else self.live(key, ts, now)
-            if entry is not None and not entry.gone(now) and entry.version > since:
+            if entry is not None and not entry.gone(now) and (entry.version > since or not since):
                 found.append((key, entry))
         return found
 

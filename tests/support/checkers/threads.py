@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -45,12 +46,12 @@ def run_threads(bodies: Iterable[Callable[[], object]]) -> None:
 
 
 def run_on_threads(clients: Iterable[Iterator[None]]) -> None:
-    """Each client on its own thread."""
+    """Each client on its own thread, which steps aside between two operations."""
 
     def exhaust(client: Iterator[None]) -> Callable[[], None]:
         def body() -> None:
             for _ in client:
-                pass
+                time.sleep(0)
 
         return body
 

@@ -21,6 +21,8 @@ from checkers.timestamps import Version
 HOT, COLD = 5, 100
 RETIRE = 64  # appends per key, on average, after which lists begin anew under other keys
 ACTS = ("get", "miss", "scan", "write")
+BALLAST_EVERY, BALLAST = 16, 40  # transactions between two batches of other keys, keys of a batch
+BALLAST_KEYS = 20_000
 READING, WRITING = (50, 10, 40, 0), (30, 5, 15, 50)  # weights of the acts, read-only or not
 
 
@@ -59,6 +61,7 @@ class Workload:
     transactions: int
     appends: bool
     clients: int = 8
+    ballast: bool = False  # other keys between, so that logs, tables and levels fill
     history: list[Transaction] = field(default_factory=list)
     lists: list[ListTxn] = field(default_factory=list)
 
@@ -81,6 +84,10 @@ class Workload:
         rng = random.Random(f"{self.seed}/{number}")
         for txn_number in self._numbers:
             yield from self._transaction(txn_number, number, rng)
+            if self.ballast and txn_number % BALLAST_EVERY == 0:
+                with self.db.write_batch() as batch:
+                    for other in rng.sample(range(BALLAST_KEYS), BALLAST):
+                        batch.set(b"m/%05d" % other, b"%d" % txn_number * 30)
 
     def _transaction(self, number: int, client: int, rng: random.Random) -> Iterator[None]:
         group = rng.choice(self._groups)
