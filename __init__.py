@@ -44,6 +44,7 @@ from meles.engine.errors import (
 
 if TYPE_CHECKING:
     import os
+    from datetime import timedelta
 
     from meles.engine.db import DB
     from meles.engine.options import Options
@@ -97,7 +98,7 @@ def open(
     *,
     mode: str = "own",
     config: str | os.PathLike[str] | None = None,
-    wait: float = 0.0,
+    wait: float | timedelta = 0.0,
     **options: Any,
 ) -> DB:
     """Open a database directory and return its handle.
@@ -107,8 +108,9 @@ def open(
     (`path` is None). `config` names a TOML file with a table `[meles]`; `MELES_<OPTION>` variables
     override it and keyword options override both. `wait` is how many seconds to wait for the lock.
 
-    Raises `LockedError`, `ConfigError`, `CorruptionError`, `FormatVersionError`, `OSError`;
-    whatever it raises, nothing is left behind.
+    Raises `LockedError`, `ConfigError`, `CorruptionError`, `FormatVersionError`,
+    `DirectoryMissingError` (reading where there is no database), `OSError`; whatever it raises,
+    nothing is left behind.
     """
     from meles.supervisor import open_db
 

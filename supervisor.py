@@ -40,6 +40,7 @@ if (
         sys.modules["meles"] = _module
         _spec.loader.exec_module(_module)
 
+from meles.engine.arguments import Patience, Seconds, directory_path, seconds
 from meles.engine.background.collecting import Collecting
 from meles.engine.background.compacting import Compacting
 from meles.engine.background.flushing import Flushing
@@ -90,7 +91,7 @@ def open_db(
     *,
     mode: str = "own",
     config: str | os.PathLike[str] | None = None,
-    wait: float = 0.0,
+    wait: Seconds = 0.0,
     options: Mapping[str, object] | None = None,
 ) -> DB:
     """Open a directory; see `meles.open`. On any failure nothing is left behind."""
@@ -100,11 +101,15 @@ def open_db(
         raise ConfigError(
             f"mode={mode!r} with path={path!r}: memory mode takes None, others a path"
         )
+    where = directory_path(path, "path", make=mode == "own")
+    patience = seconds(wait, "wait")
     loaded = load_options(options or {}, config=config)
+    if mode == "memory" and loaded.value_dir is not None:
+        raise ConfigError("value_dir with mode='memory': all of it is in a directory of its own")
+    directory_path(loaded.value_dir, "value_dir", make=mode == "own")
     began = time.monotonic()
     with ExitStack() as unwind:
-        where = "" if path is None else os.fsdecode(os.fspath(path))
-        opening = Opening(where, mode, loaded, wait, unwind)
+        opening = Opening(where, mode, loaded, patience, unwind)
         for _, step in OPEN_STEPS:
             step(opening)
         unwind.pop_all()
@@ -180,6 +185,7 @@ class Supervisor:
             on_result=self._scheduler.on_result,
             on_failure=self._scheduler.on_failure,
             on_rerun=self._scheduler.on_rerun,
+            on_ready=lambda _kind: self._scheduler.poke(),
         )
         idling = Idling(self._store, self._writer, self._scheduler)
         works: list[Work] = [idling, self._flushing, self._compacting, self._collecting]
@@ -203,7 +209,7 @@ class Supervisor:
 
     # -- what DB asks for ------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None) -> None:
+    def flush(self, timeout: Patience) -> None:
         self._writer.rotate_now()
         newest = max((memtable.id for memtable in self._store.view.sealed), default=0)
 
@@ -221,10 +227,10 @@ class Supervisor:
         failure = self._writer.failure
         return str(failure) if failure is not None else self._flushing.stuck()
 
-    def wait_idle(self, timeout: float | None) -> bool:
+    def wait_idle(self, timeout: Patience) -> bool:
         return True if self._read_only else self._scheduler.wait_idle(timeout)
 
-    def flatten(self, workers: int, timeout: float | None) -> None:
+    def flatten(self, workers: int, timeout: Patience) -> None:
         del workers  # as many as there are compactors
         self._writer.check()
         self._compacting.flatten = True
@@ -235,7 +241,7 @@ class Supervisor:
         finally:
             self._compacting.flatten = False
 
-    def gc(self, discard_ratio: float, timeout: float | None) -> GCReport:
+    def gc(self, discard_ratio: float, timeout: Patience) -> GCReport:
         self._writer.check()
         return self._collecting.request(discard_ratio, timeout)
 
@@ -396,6 +402,7 @@ class Supervisor:
         values = writer.rotate_values()
         if values is not None and values.entries:
             store.install_sealed_values(values.seal())
+            values.close()
         elif values is not None:
             store.drop_values([values.file_id])
         return ""
@@ -466,7 +473,7 @@ class Supervisor:
             if isinstance(item, Cursor):  # a transaction asks the engine by itself
                 item.end(self.engine.refusal)
             elif isinstance(item, Subscription):
-                item.forget_in_child()
+                item.forget_in_child(self.engine.refusal)
         if self._pool is not None:
             self._pool.forget()
 

@@ -1,18 +1,21 @@
 """Checking the arguments of public calls that are neither keys nor values: times, numbers, paths.
 
 Runs in: supervisor.
-Fails with: `TypeError` for the wrong kind of thing, `ValueError` for a wrong one of the right kind.
+Fails with: `ValueError`, of paths `ConfigError`; `TypeError` for what is no time or path at all.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+import os
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, SupportsIndex, TypeAlias
 
+from meles.engine.errors import ConfigError
 from meles.engine.ids import MAX_VERSION
 from meles.engine.option_checks import shown
 
@@ -25,23 +28,43 @@ def seconds(given: Seconds, what: str) -> float:
     found = given.total_seconds() if isinstance(given, timedelta) else given
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise TypeError(f"{what} must be seconds or a timedelta, not {type(given).__name__}")
-    if math.isnan(found):
+    bounded = float(min(max(found, 0), _LONGEST))
+    if math.isnan(bounded):
         raise ValueError(f"{what}={given}: a number of seconds")
-    return float(min(max(found, 0), _LONGEST))
+    return bounded
 
 
-def whole(given: object, what: str, low: int, high: int = MAX_VERSION) -> int:
-    """A whole number, bounds included."""
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{what} must be a whole number, not {type(given).__name__}")
-    if not low <= given <= high:
-        raise ValueError(f"{what}={shown(given)}: a whole number from {low} to {high}")
-    return int(given)
+def whole(given: object, what: str, low: int, high: int | None = MAX_VERSION) -> int:
+    """A whole number, bounds included. `ValueError` for anything else."""
+    if not isinstance(given, bool) and isinstance(given, SupportsIndex):
+        number = operator.index(given)
+        if low <= number and (high is None or number <= high):
+            return number
+    limits = f"{low} or more" if high is None else f"from {low} to {high}"
+    raise ValueError(f"{what}={shown(given)}: a whole number, {limits}")
 
 
 def timestamp(given: object, what: str) -> int:
     """A timestamp of a commit: they begin at 1."""
-    return whole(given, what, 1)
+    return whole(given, what, 1, MAX_VERSION - 1)  # the last one marks a transaction's own writes
+
+
+def directory_path(path: object, what: str, *, make: bool) -> str:
+    """The path of a directory; None, for one of ours or none at all, is "".
+
+    With `make` it must be possible to make the directory there, as far as names go.
+    """
+    if path is None:
+        return ""
+    where = os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
+    if not where or "\0" in where:
+        raise ConfigError(f"{what}={shown(where)}: the path of a directory")
+    there = os.path.abspath(where)
+    while make and not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if make and not os.path.isdir(there):
+        raise ConfigError(f"{what}={shown(where)}: {there} is no directory")
+    return where
 
 
 class Patience:

@@ -1,14 +1,13 @@
-"""Looking at an open database: levels, tables, sizes, amplification, and verifying all of it.
+"""Looking at an open database: levels, tables, sizes, amplification.
 
 Runs in: supervisor, on the caller's thread. Reads only.
 """
 
 from __future__ import annotations
 
-from meles.engine.codec.entry import META_POINTER
+from meles.engine.compaction.drops import prefix_end
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.targets import level_targets, scores
-from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.manifest.version import Version
 from meles.engine.options import Options
@@ -19,12 +18,10 @@ from meles.engine.reports import (
     Size,
     TableInfo,
     ValueLogInfo,
-    VerifyReport,
 )
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
 from meles.engine.vlog.liveness import space
-from meles.engine.vlog.reader import ValueLogFile
 
 
 def level_infos(version: Version, options: Options) -> list[LevelInfo]:
@@ -106,8 +103,8 @@ def value_log_info(store: Store, freed: int, dropped: int, relocated: int) -> Va
 
 
 def estimate_size(view: ReadView, prefix: bytes) -> int:
-    """Bytes under a prefix, about: tables by their blocks' keys, values by the tables'
-    references.
+    """Bytes under a prefix, about: tables by their blocks' keys, values by the tables' references,
+    logs by their keys. Values that only a log points to are not counted.
     """
     total = 0
     for _, meta in view.version.walk():
@@ -123,61 +120,14 @@ def estimate_size(view: ReadView, prefix: bytes) -> int:
         inside = sum(1 for key in keys if key.startswith(prefix)) + 1
         total += (meta.size + referenced) * min(inside, len(keys)) // max(len(keys), 1)
     for memtable in (view.active, *view.sealed):
-        if prefix == b"":
-            total += memtable.size
+        count = memtable.index.count(prefix, prefix_end(prefix))
+        total += memtable.size * count // max(len(memtable.index), 1)
     return total
 
 
 def _open_table(view: ReadView, table_id: int) -> Table | None:
     tables = [*view.level_zero, *(table for _, level in view.levels for table in level)]
     return next((table for table in tables if table.meta.id == table_id), None)
-
-
-def verify(store: Store, *, values: bool) -> VerifyReport:
-    """Every checksum and invariant of the current view."""
-    view = store.view
-    problems: list[str] = []
-    tables = blocks = checked_values = 0
-    try:
-        view.version.check()
-    except InvariantError as error:
-        problems.append(str(error))
-    for table in [*view.level_zero, *(t for _, level in view.levels for t in level)]:
-        tables += 1
-        try:
-            blocks += table.verify()[0]
-            if values:
-                checked_values += _check_pointers(view, table)
-        except CorruptionError as error:
-            problems.append(str(error))
-    if values:
-        checked_values += _check_value_files(view, problems)
-    return VerifyReport(not problems, problems, tables, blocks, checked_values)
-
-
-def _check_pointers(view: ReadView, table: Table) -> int:
-    """Read every value the table points to."""
-    count = 0
-    for batch in table.scan():
-        if not any(meta & META_POINTER for meta in set(batch.metas)):
-            continue
-        for value, version, meta in zip(batch.values, batch.versions, batch.metas, strict=True):
-            if meta & META_POINTER:
-                view.values.read(value, version)
-                count += 1
-    return count
-
-
-def _check_value_files(view: ReadView, problems: list[str]) -> int:
-    """Frame and checksums of the sealed files themselves."""
-    count = 0
-    for file in view.values.files.values():
-        if isinstance(file, ValueLogFile):
-            try:
-                count += file.verify()
-            except CorruptionError as error:
-                problems.append(str(error))
-    return count
 
 
 def space_amplification(store: Store) -> float:

@@ -88,9 +88,20 @@ def make_directories(opening: Opening) -> None:
         if opening.read_only:
             if not os.path.isdir(path):
                 raise DirectoryMissingError(f"no directory {path}")
-        elif make_directory(path):
-            opening.unwind.callback(_remove_if_empty, path)
+        else:
+            for part in reversed(_missing(path)):
+                opening.unwind.callback(_remove_if_empty, part)
+            make_directory(path)
     opening.path = os.path.abspath(opening.path)
+
+
+def _missing(path: str) -> list[str]:
+    """The directory and its parents that are not there, deepest first."""
+    found, path = [], os.path.abspath(path)
+    while not os.path.isdir(path):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
 
 
 def _remove_if_empty(path: str) -> None:

@@ -116,6 +116,13 @@ def recover_values(state: Recovering) -> None:
             continue
         needed = max(vlog.size, HEADER_BYTES)  # durable, because tables point into it
         found = recover_tail(state.dirs.values, vlog.id, start=needed)
+        if found.clean_end < needed:
+            raise CorruptionError(
+                f"values up to byte {needed} were durable, {found.clean_end} are left",
+                path=state.dirs.values.join(file_name(Kind.VLOG, vlog.id)),
+                offset=found.clean_end,
+                kind="value log",
+            )
         state.value_ends[vlog.id] = found.clean_end
         state.report.value_log_cut_bytes += found.cut_bytes + found.end - found.clean_end
         entries = vlog.entries + found.entries
@@ -139,10 +146,12 @@ def replay_logs(state: Recovering) -> None:
     for mem_id in [*blank, *(i for i in found if i < state.version.min_mem)]:
         _discard_log(state, file_name(Kind.WAL, mem_id))
     stopped = False
+    kept: list[Replayed] = []
+    aside: list[int] = []
     for mem_id in needed:
         stopped = stopped or _lacks_its_header(directory, file_name(Kind.WAL, mem_id))
         if stopped:
-            _set_aside(state, mem_id)
+            aside.append(mem_id)
             continue
         result = _replay_one(state, mem_id)
         report = state.report
@@ -154,12 +163,16 @@ def replay_logs(state: Recovering) -> None:
             report.problems.append(f"{file_name(Kind.WAL, mem_id)}: {result.problem}")
         stopped = not result.tail.sealed and mem_id != needed[-1]  # the last one is not blank
         if result.memtable.records:
-            _settle(state, mem_id, result)
+            kept.append(result)
             state.sealed.insert(0, result.memtable)
         elif stopped or result.inside:
-            _set_aside(state, mem_id)
+            aside.append(mem_id)
         elif not result.tail.sealed:
             _discard_log(state, file_name(Kind.WAL, needed.pop()))
+    for mem_id in reversed(aside):  # each is gone for good before the reason for it is
+        _set_aside(state, mem_id)
+    for result in kept:
+        _settle(state, result)
     state.next_mem = max([state.version.min_mem, *(mem_id + 1 for mem_id in needed)])
     _compare_ages(state)
 
@@ -210,9 +223,9 @@ def _discard_log(state: Recovering, name: str) -> None:
     state.repair(partial(state.dirs.tables.unlink, name))
 
 
-def _settle(state: Recovering, mem_id: int, result: Replayed) -> None:
+def _settle(state: Recovering, result: Replayed) -> None:
     """Make the recovered prefix the whole log, so that another crash finds the same."""
-    name, end = file_name(Kind.WAL, mem_id), result.tail.end
+    name, end = file_name(Kind.WAL, result.memtable.id), result.tail.end
     if result.tail.sealed:
         state.repair(partial(_sync_log, state, name))
         return
@@ -266,6 +279,7 @@ def _set_aside(state: Recovering, mem_id: int) -> None:
     state.report.set_aside.append(name + ASIDE_SUFFIX)
     state.report.problems.append(f"{name}: set aside, it or an earlier log lost a part")
     state.repair(partial(state.dirs.tables.rename, name, name + ASIDE_SUFFIX))
+    state.repair(state.dirs.tables.sync)
 
 
 def open_tables(state: Recovering) -> None:
@@ -309,7 +323,8 @@ def _refuse_newer(
 ) -> None:
     """Files with ids the MANIFEST has not handed out: then it is an older copy of itself."""
     newer = [file_id for file_id in present if file_id >= limit]
-    if newer and limit > 1 and not state.report.manifest_cut_bytes:
+    foreign = kind is Kind.VLOG and limit == 1  # another database's value directory
+    if newer and (limit > 1 or foreign) and not state.report.manifest_cut_bytes:
         name = file_name(kind, min(newer))
         raise CorruptionError(
             f"{name} is newer than the MANIFEST knows of; nothing was touched",

@@ -4,7 +4,9 @@ Runs in: supervisor; `publish` under the write lock, the rest on the subscriber'
 Invariants: (1) a change is offered after its commit can be read, and commits in their order; (2)
 the write lock is never held while waiting for a subscriber: a full blocking queue holds writers
 back *before* they take it, so the queue overshoots by the commits already on their way; (3) a
-thread never waits for itself: a subscriber that writes may overfill its own queue.
+thread never waits for itself: a subscriber that writes may overfill its own queue; (4) writers know
+the feed only, so a subscription that is forgotten (an iteration left by `break`) is closed and
+holds nobody back.
 Fails with: `WriteStallError` for a subscriber that asked for it and was too slow, `ConfigError`.
 """
 
@@ -17,11 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from meles.engine.arguments import Seconds, seconds
 from meles.engine.codec.entry import META_DELETE
 from meles.engine.errors import ConfigError, WriteStallError
+from meles.engine.option_checks import shown
 
 _POLICIES: Final = ("block", "drop", "raise")
-_IGNORE: Final = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+_IGNORE: Final = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", re.ASCII)
 _LARGEST_POSITION: Final = 65_000
 
 
@@ -43,14 +47,18 @@ class Change:
 
 def parse_ignore(text: str) -> frozenset[int]:
     """Positions of a prefix that match any byte: `"0-3,7"`, counted from 0."""
+    if not isinstance(text, str):
+        raise ConfigError(f"ignore={shown(text)}: a text of positions such as '0-3,7'")
     positions: set[int] = set()
     for part in text.split(",") if text.strip() else ():
         match = _IGNORE.fullmatch(part)
         if match is None:
-            raise ConfigError(f"ignore={text!r}: positions such as '3' or ranges such as '0-3'")
+            raise ConfigError(
+                f"ignore={shown(text)}: positions such as '3' or ranges such as '0-3'"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last > _LARGEST_POSITION:
-            raise ConfigError(f"ignore={text!r}: {part.strip()!r} is no range of positions")
+            raise ConfigError(f"ignore={shown(text)}: {part.strip()!r} is no range of positions")
         positions.update(range(first, last + 1))
     return frozenset(positions)
 
@@ -75,45 +83,36 @@ def make_matcher(prefixes: Sequence[bytes], ignore: frozenset[int]) -> Callable[
     return lambda key: any(pattern.match(key) for pattern in patterns)
 
 
-class Subscription:
-    """An iterator of `Change`; live when it is made. Closing it, or the database, ends it."""
+class Feed:
+    """What waits for one subscriber: filled by writers, emptied by its `Subscription`."""
 
-    def __init__(
-        self,
-        matches: Callable[[bytes], bool],
-        *,
-        queue: int,
-        on_overflow: str,
-        on_close: Callable[[Subscription], None],
-    ) -> None:
+    def __init__(self, matches: Callable[[bytes], bool], *, queue: int, on_overflow: str) -> None:
         if on_overflow not in _POLICIES:
-            raise ConfigError(f"on_overflow={on_overflow!r}: one of {', '.join(_POLICIES)}")
+            raise ConfigError(f"on_overflow={shown(on_overflow)}: one of {', '.join(_POLICIES)}")
         if type(queue) is not int or queue < 1:
-            raise ConfigError(f"queue={queue!r}: a whole number of at least 1")
+            raise ConfigError(f"queue={shown(queue)}: a whole number of at least 1")
+        # fixed after construction
         self._matches = matches
-        self._limit = queue
-        self._policy = on_overflow
-        self._on_close = on_close
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self.limit = queue
+        self.blocks = on_overflow == "block"
+        self._raises = on_overflow == "raise"
+        # under _changed, whose lock a finaliser may take at any point: hence a reentrant one
+        self._changed = threading.Condition(threading.RLock())
         self._queue: deque[Change] = deque()
         self._missed = 0
         self._overflowed = False
         self._closed = False
-        self._reader: int | None = None  # thread that reads here
+        self.refusal: Callable[[], Exception] | None = None
+        self.reader = threading.get_ident()  # thread that reads; until one does, who asked for it
 
     # -- the writer's side -----------------------------------------------------------------------
 
-    @property
-    def blocks(self) -> bool:
-        return self._policy == "block"
-
     def wait_for_room(self) -> None:
         """Hold a writer back while the queue is full. Called without the write lock."""
-        if len(self._queue) < self._limit or self._reader == threading.get_ident():
+        if len(self._queue) < self.limit or self.reader == threading.get_ident():
             return
         with self._changed:
-            while len(self._queue) >= self._limit and not self._closed:
+            while len(self._queue) >= self.limit and not self._closed:
                 self._changed.wait()
 
     def offer(
@@ -132,7 +131,7 @@ class Subscription:
             if self._closed or self._overflowed:
                 return
             for at in wanted:
-                if len(self._queue) >= self._limit and self._policy != "block":
+                if len(self._queue) >= self.limit and not self.blocks:
                     self._overflow_locked()
                     continue
                 deleted = bool(metas[at] & META_DELETE)
@@ -144,25 +143,16 @@ class Subscription:
             self._changed.notify_all()
 
     def _overflow_locked(self) -> None:
-        if self._policy == "raise":
+        if self._raises:
             self._overflowed = True
         else:
             self._missed += 1
 
     # -- the reader's side -----------------------------------------------------------------------
 
-    def __iter__(self) -> Subscription:
-        return self
-
-    def __next__(self) -> Change:
-        change = self.next_change(None)
-        if change is None:
-            raise StopIteration
-        return change
-
-    def next_change(self, timeout: float | None = None) -> Change | None:
-        """The next change; None when the subscription ended or `timeout` seconds passed."""
-        self._reader = threading.get_ident()
+    def take(self, timeout: float | None) -> Change | None:
+        """The next change; None when there will be none, or none came in time."""
+        self.reader = threading.get_ident()
         with self._changed:
             if not self._queue and not self._overflowed:
                 self._changed.wait_for(
@@ -172,34 +162,65 @@ class Subscription:
                 change = self._queue.popleft()
                 self._changed.notify_all()
                 return change
+            if self.refusal is not None:
+                raise self.refusal()
             if self._overflowed and not self._closed:
                 raise WriteStallError(
-                    f"this subscriber fell more than {self._limit} changes behind",
+                    f"this subscriber fell more than {self.limit} changes behind",
                     hint="read faster, raise queue=, or use on_overflow='drop'",
                 )
             return None
 
-    def close(self) -> None:
-        """End it; changes still queued are forgotten. A second call does nothing."""
+    def close(self, *, forget: bool) -> None:
+        """Nothing more comes in; `forget` drops what waits too."""
         with self._changed:
             self._closed = True
-            self._queue.clear()
+            if forget:
+                self._queue.clear()
             self._changed.notify_all()
-        self._on_close(self)
+
+    def forget_in_child(self, refusal: Callable[[], Exception] | None) -> None:
+        """After fork: nothing will come here any more. The lock may be held by nobody that is."""
+        self._changed = threading.Condition(threading.RLock())
+        self._closed = True
+        self._queue.clear()
+        self.refusal = refusal
+
+
+class Subscription:
+    """An iterator of `Change`; live when it is made. Closing it, or the database, ends it."""
+
+    def __init__(self, feed: Feed, on_close: Callable[[Feed], None]) -> None:
+        self._feed = feed
+        self._on_close = on_close
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> Change:
+        change = self._feed.take(None)
+        if change is None:
+            raise StopIteration
+        return change
+
+    def next_change(self, timeout: Seconds | None = None) -> Change | None:
+        """The next change; None when the subscription ended or `timeout` seconds passed."""
+        return self._feed.take(None if timeout is None else seconds(timeout, "timeout"))
+
+    def close(self) -> None:
+        """End it; changes still queued are forgotten. A second call does nothing."""
+        self._feed.close(forget=True)
+        self._on_close(self._feed)
 
     def end(self, _refusal: Callable[[], Exception] | None) -> None:
         """The database closes: what is queued may still be read, then it ends."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._on_close(self)
+        self._feed.close(forget=False)
+        self._on_close(self._feed)
 
-    def forget_in_child(self) -> None:
-        """After fork: nothing will come here any more. The locks may be held by nobody that is."""
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._closed = True
-        self._queue.clear()
+    def forget_in_child(self, refusal: Callable[[], Exception] | None = None) -> None:
+        """After fork: using it raises `refusal()`."""
+        self._feed.forget_in_child(refusal)
+        self._on_close = lambda _feed: None
 
     def __enter__(self) -> Subscription:
         return self
@@ -207,30 +228,38 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
 
 class Publisher:
     """The subscriptions of a database. `publish` and `hold_back` are the writer's hooks."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._all: tuple[Subscription, ...] = ()
+        self._lock = threading.RLock()  # a finaliser may come in between
+        self._all: tuple[Feed, ...] = ()
         self.on_change: Callable[[bool], None] = lambda _any: None
 
-    def add(self, subscription: Subscription) -> None:
+    def subscribe(
+        self, matches: Callable[[bytes], bool], *, queue: int, on_overflow: str
+    ) -> Subscription:
+        """A subscription that hears of every commit from now on."""
+        feed = Feed(matches, queue=queue, on_overflow=on_overflow)
         with self._lock:
-            self._all = (*self._all, subscription)
+            self._all = (*self._all, feed)
             self.on_change(True)
+        return Subscription(feed, self._remove)
 
-    def remove(self, subscription: Subscription) -> None:
+    def _remove(self, feed: Feed) -> None:
         with self._lock:
-            self._all = tuple(other for other in self._all if other is not subscription)
+            self._all = tuple(other for other in self._all if other is not feed)
             self.on_change(bool(self._all))
 
     def hold_back(self) -> None:
         """Before a commit takes the write lock: wait for subscribers that asked writers to."""
-        for subscription in self._all:
-            if subscription.blocks:
-                subscription.wait_for_room()
+        for feed in self._all:
+            if feed.blocks:
+                feed.wait_for_room()
 
     def publish(
         self,
@@ -241,5 +270,5 @@ class Publisher:
         expiries: Sequence[int],
     ) -> None:
         """After a commit was published, still under the write lock."""
-        for subscription in self._all:
-            subscription.offer(ts, keys, values, metas, expiries)
+        for feed in self._all:
+            feed.offer(ts, keys, values, metas, expiries)

@@ -284,12 +284,22 @@ class Writer:
             if self.refusal is not None:
                 raise self.refusal()
             ts = self._oracle.published + 1
-            try:
-                self._store.commit_edit(Edit(add_drops=(Drop(prefixes, ts),), max_ts=ts))
-            except OSError as error:
-                raise self._failed_locked(error) from error
+            self._commit_edit_locked(Edit(add_drops=(Drop(prefixes, ts),), max_ts=ts))
             self._oracle.published = ts
             return ts
+
+    def commit_ban(self, namespace: int) -> None:
+        """Ban a namespace: whatever is written later is checked against it."""
+        with self.lock:
+            if self.refusal is not None:
+                raise self.refusal()
+            self._commit_edit_locked(Edit(ban=(namespace,)))
+
+    def _commit_edit_locked(self, edit: Edit) -> None:
+        try:
+            self._store.commit_edit(edit)
+        except OSError as error:
+            raise self._failed_locked(error) from error
 
     def rotate_now(self) -> Memtable | None:
         """Seal the active memtable if it holds anything; returns the one just sealed."""

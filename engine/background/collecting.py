@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -218,7 +219,7 @@ class Collecting:
 
     # -- db.gc() ---------------------------------------------------------------------------------
 
-    def request(self, ratio: float, timeout: float | None) -> GCReport:
+    def request(self, ratio: float, timeout: Callable[[], float]) -> GCReport:
         """Collect at `ratio` until no file qualifies, from any thread; the report says per file."""
         request = _Request(ratio)
 

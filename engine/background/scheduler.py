@@ -114,7 +114,7 @@ class Scheduler:
             self._poked = True
             self.pool.call_soon(self.run)
 
-    def wait_idle(self, timeout: float | None) -> bool:
+    def wait_idle(self, timeout: float | Callable[[], float] | None) -> bool:
         """Wait until nothing runs or is due. False when time ran out."""
         return self.wait_for(lambda: self._idle, timeout)
 

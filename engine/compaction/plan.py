@@ -104,7 +104,14 @@ def jobs_for(
     With `options.managed` the caller must keep `discard_ts` below the versions still in memtables:
     there a tombstone could have an older version of its key above it.
     """
-    due = _bounded_drops([drop for drop in drops if drop[1] <= discard_ts])
+    # Only drops that have something to do here take up room in the job: each job then gets further.
+    due = _bounded_drops(
+        [
+            drop
+            for drop in drops
+            if drop[1] <= discard_ts and any(may_hold(table, drop) for table in plan.inputs)
+        ]
+    )
     alive = [table for table in plan.inputs if not is_dead(table, due)]
     # Newer sources hold newer versions, unless callers choose the versions.
     ordered = not options.managed and all(table.ordered for _, table in version.walk())

@@ -41,6 +41,14 @@ class OrderedIndex:
             keys = self._order.irange(low, high, (True, False), reverse)
             return list(islice(keys, count))
 
+    def count(self, low: bytes, high: bytes | None) -> int:
+        """How many keys lie in [low, high)."""
+        with self._lock:
+            self._catch_up_locked()
+            order = self._order
+            last = len(order) if high is None else order.bisect_left(high)
+            return last - order.bisect_left(low)
+
     def __len__(self) -> int:
         return len(self.offsets)
 

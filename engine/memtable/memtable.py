@@ -166,7 +166,8 @@ class Memtable:
     @property
     def size(self) -> int:
         """Bytes of log written."""
-        return self.log.end if self.log is not None else self.end
+        log = self.log  # sealing takes it away
+        return log.end if log is not None else self.end
 
     def get(self, key: bytes, ts: int) -> Found | None:
         """The newest version <= ts, whatever it is (also a tombstone)."""

@@ -18,6 +18,7 @@ from meles.engine.errors import TransactionFinishedError, TransactionTooBigError
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.txn.entries import (
     FIRST_RESERVED,
+    NO_META,
     BytesLike,
     TimeToLive,
     as_bytes,
@@ -44,6 +45,7 @@ class WriteBatch:
         self._finished = False
         self._bans = engine.has_bans
         self._threshold = min(engine.options.value_threshold, self._limit // 4)
+        self._lost: Callable[[], Exception] | None = None  # why entries came to nothing
         self.committed = 0  # entries written so far
 
     def _check(self) -> None:
@@ -61,7 +63,7 @@ class WriteBatch:
         discard_earlier: bool = False,
     ) -> None:
         """Add a set; may commit what was collected before it."""
-        if ttl is None and not meta and not discard_earlier:
+        if ttl is None and meta is NO_META and not discard_earlier:
             # the plain case, kept short: it is called once an entry of every load
             if type(key) is bytes and type(value) is bytes and not self._finished:
                 length = len(key)
@@ -130,6 +132,9 @@ class WriteBatch:
             return
         writer = self._engine.check_writable()
         keys = list(values)
+        if not self._bans and self._engine.has_bans:  # banned since the batch began
+            for key in keys:
+                self._engine.check_namespace(key)
         metas, expiries = [0] * len(keys), [0] * len(keys)
         if special:
             metas = [special[key][0] if key in special else 0 for key in keys]
@@ -145,8 +150,10 @@ class WriteBatch:
         """Forget what was not committed. A second call does nothing."""
         self._values, self._special, self._size, self._finished = {}, {}, 0, True
 
-    def end(self, _refusal: Callable[[], Exception] | None) -> None:
+    def end(self, refusal: Callable[[], Exception]) -> None:
         """The database closes."""
+        if not self._finished and self._values:
+            self._lost = refusal
         self.cancel()
 
     def __enter__(self) -> WriteBatch:
@@ -157,4 +164,6 @@ class WriteBatch:
         if kind is None and not self._finished:
             self.flush()
         self.cancel()
+        if kind is None and self._lost is not None:
+            raise self._lost()
         return False

@@ -12,10 +12,10 @@ a closed iterator, `CorruptionError`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
@@ -29,16 +29,11 @@ from meles.engine.codec.entry import (
 )
 from meles.engine.errors import ClosedError
 from meles.engine.iterators.range_scan import KeyRange, scan
-from meles.engine.iterators.visible import Visibility
 from meles.engine.read_view import ReadView
 from meles.engine.txn.entries import BytesLike, as_bytes
+from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, SHAPE_VALUE, Scan
 
 T = TypeVar("T")
-
-SHAPE_ITEM: Final = "item"
-SHAPE_PAIR: Final = "pair"
-SHAPE_KEY: Final = "key"
-SHAPE_VALUE: Final = "value"
 
 
 class Item:
@@ -98,18 +93,6 @@ class Item:
 
     def __repr__(self) -> str:
         return f"<Item version={self.version} value_size={self.value_size} deleted={self.deleted}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What an iterator was asked for."""
-
-    keys: KeyRange
-    look: Visibility
-    reverse: bool = False
-    keys_only: bool = False
-    limit: int | None = None
-    shape: str = SHAPE_ITEM
 
 
 class Cursor(Generic[T]):
@@ -180,10 +163,11 @@ class Cursor(Generic[T]):
         batches = scan(
             view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
         )
-        shaped = chain.from_iterable(map(partial(self._shape, view), batches))
+        # Whether keys go along is settled here: another thread may end the iterator meanwhile.
+        shaped = chain.from_iterable(map(partial(self._shape, view, self._track), batches))
         self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
 
-    def _shape(self, view: ReadView, batch: Columns) -> Iterator[Any]:
+    def _shape(self, view: ReadView, with_keys: bool, batch: Columns) -> Iterator[Any]:
         """The batch's entries in the shape asked for, in the iterator's direction."""
         wanted = self._scan
         if wanted.reverse:
@@ -197,7 +181,7 @@ class Cursor(Generic[T]):
         else:
             values = _values(view, batch)
             shaped = values if wanted.shape == SHAPE_VALUE else zip(batch.keys, values, strict=True)
-        return zip(batch.keys, shaped, strict=True) if self._track else shaped
+        return zip(batch.keys, shaped, strict=True) if with_keys else shaped
 
     def _items(self, view: ReadView, batch: Columns) -> Iterator[Item]:
         versions = batch.versions

@@ -12,11 +12,13 @@ from typing import TypeAlias
 from meles.engine.clock import now_ms
 from meles.engine.errors import InvalidKeyError
 from meles.engine.ids import MAX_KEY_BYTES, RESERVED_PREFIX
+from meles.engine.option_checks import shown
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 TimeToLive: TypeAlias = float | int | timedelta | None
 
 FIRST_RESERVED = RESERVED_PREFIX[0]
+NO_META = 0
 _LATEST_MS = 1 << 62
 
 
@@ -60,15 +62,15 @@ def expiry_ms(ttl: TimeToLive) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"ttl must be seconds or a timedelta, not {type(ttl).__name__}")
     if not seconds > 0:
-        raise ValueError(f"ttl={ttl!r}: a time to live is more than 0")
+        raise ValueError(f"ttl={shown(ttl)}: a time to live is more than 0")
     return round(min(max(1, now_ms() + seconds * 1000), _LATEST_MS))
 
 
 def user_meta(meta: object) -> int:
     """The user's byte."""
     if isinstance(meta, bool) or not isinstance(meta, int) or not 0 <= meta <= 255:
-        raise ValueError(f"meta={meta!r}: a whole number from 0 to 255")
-    return meta
+        raise ValueError(f"meta={shown(meta)}: a whole number from 0 to 255")
+    return int(meta)
 
 
 def range_bound(bound: object, what: str) -> bytes | None:

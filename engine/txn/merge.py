@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from meles.engine.arguments import Seconds, seconds
 from meles.engine.codec.entry import META_MERGE
 from meles.engine.engine import Engine
 from meles.engine.errors import ClosedError, ConflictError, Error, KeyNotFoundError
+from meles.engine.option_checks import shown
 from meles.engine.txn.entries import BytesLike, as_bytes, writable_key
 
 if TYPE_CHECKING:
@@ -41,18 +42,20 @@ class MergeOperator:
         key: BytesLike,
         fn: Fold,
         *,
-        every: float | timedelta,
+        every: Seconds,
     ) -> None:
         """`every` is seconds between folds."""
-        seconds = every.total_seconds() if isinstance(every, timedelta) else float(every)
-        if not seconds > 0:
-            raise ValueError(f"every={every!r}: more than 0 seconds")
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        pause = seconds(every, "every")
+        if not pause:
+            raise ValueError(f"every={shown(every)}: more than 0 seconds")
         self._engine = engine
         self._begin = begin
         self._key = writable_key(key)
         engine.check_namespace(self._key)
         self._fn = fn
-        self._every = seconds
+        self._every = pause
         self._refusal: Callable[[], Exception] | None = None
         self._stop = threading.Event()
         self._added = threading.Event()

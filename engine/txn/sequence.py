@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from meles.engine.engine import Engine
-from meles.engine.errors import ClosedError, ConfigError, CorruptionError
+from meles.engine.errors import ClosedError, ConfigError, CorruptionError, Error
+from meles.engine.option_checks import shown
 from meles.engine.txn.entries import BytesLike, writable_key
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Sequence:
         bandwidth: int,
     ) -> None:
         if type(bandwidth) is not int or not 0 < bandwidth <= _LARGEST:
-            raise ConfigError(f"bandwidth={bandwidth!r}: a whole number of at least 1")
+            raise ConfigError(f"bandwidth={shown(bandwidth)}: a whole number of at least 1")
         self._engine = engine
         self._transact = transact
         self._key = writable_key(key)
@@ -62,7 +63,7 @@ class Sequence:
         def take(txn: Txn) -> int:
             first = self._stored(txn)
             if first > _LARGEST - self._bandwidth:
-                raise OverflowError("the sequence has no numbers left")
+                raise Error("the sequence has no numbers left", hint="use another key")
             txn.set(self._key, (first + self._bandwidth).to_bytes(_WIDTH, "big"))
             return first
 

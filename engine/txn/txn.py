@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
+from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
@@ -32,61 +33,25 @@ from meles.engine.errors import (
     TransactionTooBigError,
 )
 from meles.engine.iterators.range_scan import KeyRange, prefix_range
-from meles.engine.iterators.visible import OWN_VERSION, Visibility
+from meles.engine.iterators.visible import OWN_VERSION
 from meles.engine.read_view import ReadView
-from meles.engine.txn.cursor import (
-    SHAPE_ITEM,
-    SHAPE_KEY,
-    SHAPE_PAIR,
-    SHAPE_VALUE,
-    Cursor,
-    Item,
-    Scan,
-)
+from meles.engine.txn.cursor import Cursor, Item
 from meles.engine.txn.entries import (
     BytesLike,
     TimeToLive,
+    as_bytes,
     expiry_ms,
-    range_bound,
     readable_key,
     user_meta,
     writable_key,
 )
+from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
 
 T = TypeVar("T")
 ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
-_FAR_FUTURE: Final = (1 << 63) - 1
 
 
-def make_scan(
-    view: ReadView,
-    ts: int,
-    shape: str,
-    namespace_offset: int = -1,
-    *,
-    prefix: BytesLike = b"",
-    start: BytesLike | None = None,
-    stop: BytesLike | None = None,
-    reverse: bool = False,
-    keys_only: bool = False,
-    all_versions: bool = False,
-    since: int = 0,
-    limit: int | None = None,
-) -> Scan:
-    """The parameters of `iterate`, checked."""
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise ValueError(f"limit={limit!r}: a whole number, 0 or more")
-    keys = prefix_range(
-        range_bound(prefix, "prefix") or b"", range_bound(start, "start"), range_bound(stop, "stop")
-    )
-    hidden = None
-    if view.version.drops or view.version.banned:
-        hidden = view.hiding(ts, namespace_offset)
-    look = Visibility(ts, now_ms(), all_versions, since, hidden)
-    return Scan(keys, look, reverse, keys_only, limit, shape)
-
-
-class Txn:
+class Txn(Scanning):
     """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it."""
 
     def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
@@ -103,6 +68,8 @@ class Txn:
         self._cursors: list[Cursor[Any]] = []
         self._track = update and engine.options.detect_conflicts
         self._quiet = False
+        self._end_once = threading.Lock()  # taken by who ends it, for good
+        self._lost: Callable[[], Exception] | None = None  # why its writes came to nothing
 
     @property
     def read_ts(self) -> int:
@@ -167,47 +134,32 @@ class Txn:
     def __contains__(self, key: BytesLike) -> bool:
         return self.item(key) is not None
 
-    def _cursor(self, shape: str, wanted: dict[str, Any]) -> Cursor[Any]:
+    def _cursor(self, shape: str, prefix: BytesLike, wanted: ScanArguments) -> Cursor[Any]:
         self._check()
         view = self._engine.store.view
-        plan = make_scan(
-            view, self._read_ts, shape, self._engine.options.namespace_offset, **wanted
-        )
+        offset = self._engine.options.namespace_offset
+        plan = make_scan(view, self._read_ts, shape, offset, prefix, **wanted)
         pending = None
         if self._pending and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)
         self._engine.open_objects.add(cursor)
+        if self._finished:  # on another thread, meanwhile
+            cursor.end(_ended)
         return cursor
 
     def _own_writes(self, keys: KeyRange) -> Columns:
         """Pending writes in the range, as the newest source of a scan."""
-        names = sorted(key for key in self._pending if keys.holds(key))
+        pending = self._pending
+        names = sorted(key for key in list(pending) if keys.holds(key))
         values, metas, expiries = [], [], []
         for name in names:
-            value, meta, expiry = self._pending[name]
+            value, meta, expiry = pending[name]
             values.append(value)
             metas.append(meta)
             expiries.append(expiry)
         return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
-
-    def iterate(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[Item]:
-        """Items in key order. Parameters: `prefix`, `start` (inclusive), `stop` (exclusive),
-        `reverse`, `keys_only`, `all_versions`, `since` (exclusive), `limit`."""
-        return self._cursor(SHAPE_ITEM, {"prefix": prefix, **wanted})
-
-    def items(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[tuple[bytes, bytes]]:
-        """(key, value) pairs; parameters as `iterate`. The fast path for scans."""
-        return self._cursor(SHAPE_PAIR, {"prefix": prefix, **wanted})
-
-    def keys(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[bytes]:
-        """Keys alone; touches no value log."""
-        return self._cursor(SHAPE_KEY, {"prefix": prefix, **wanted})
-
-    def values(self, prefix: BytesLike = b"", **wanted: Any) -> Cursor[bytes]:
-        """Values alone, in key order."""
-        return self._cursor(SHAPE_VALUE, {"prefix": prefix, **wanted})
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -222,7 +174,7 @@ class Txn:
     ) -> None:
         """Set a key; `ttl` in seconds. Seen by this transaction at once, by others after commit."""
         bits = META_DISCARD_EARLIER if discard_earlier else 0
-        data = value if type(value) is bytes else _value(value)
+        data = value if type(value) is bytes else as_bytes(value, "value")
         self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def put_entry(self, key: BytesLike, value: bytes, meta: int) -> None:
@@ -261,6 +213,8 @@ class Txn:
             )  # fmt: skip
         self._pending[key] = (value, meta, expiry)
         self._size = total
+        if self._finished:
+            raise TransactionFinishedError("another thread ended this transaction meanwhile")
 
     # -- ending ----------------------------------------------------------------------------------
 
@@ -270,7 +224,7 @@ class Txn:
         0 when nothing was written. `ConflictError`: nothing happened, run it again.
         """
         self._check()
-        if self._engine.options.managed and self._pending:
+        if self._engine.options.managed and self._update:
             raise Error("managed mode: use commit_at(ts)", hint="call txn.commit_at(ts)")
         return self._commit(None)
 
@@ -281,21 +235,22 @@ class Txn:
             raise Error(
                 "commit_at() outside managed mode", hint="open with managed=True, or commit()"
             )
-        if type(ts) is not int or not 0 < ts < _FAR_FUTURE:
-            raise ValueError(f"ts={ts!r}: a whole number above 0")
-        return self._commit(ts)
+        return self._commit(timestamp(ts, "ts"))
 
     def _commit(self, ts: int | None) -> int:
-        pending = self._pending
+        if not self._claim_end():
+            raise TransactionFinishedError("another thread ends this transaction")
         try:
+            pending = list(self._pending.items())  # what another thread adds now is not in it
             if not pending:
                 return 0
             writer = self._engine.check_writable()
             self._end_cursors()
             check = self._check_conflicts if self._reads or self._covered else None
-            values, metas, expiries = zip(*pending.values(), strict=True)
+            keys, entries = zip(*pending, strict=True)
+            values, metas, expiries = zip(*entries, strict=True)
             self._commit_ts = writer.commit(
-                list(pending), values, metas, expiries, check=check, ts=ts, quiet=self._quiet
+                keys, values, metas, expiries, check=check, ts=ts, quiet=self._quiet
             )
             return self._commit_ts
         finally:
@@ -308,7 +263,7 @@ class Txn:
             return
         view = engine.store.view
         dropped = view.dropped_since(read_ts)
-        for key in self._reads:
+        for key in list(self._reads):
             if view.newest_version(key, read_ts) or key.startswith(dropped):
                 raise ConflictError("a key this transaction read was changed")
         for keys in self._covered:
@@ -319,13 +274,20 @@ class Txn:
 
     def discard(self) -> None:
         """End without writing. A second call, or one after commit, does nothing."""
-        if not self._finished:
+        if self._claim_end():
             self._finish()
 
-    def end(self, refusal: Callable[[], Exception] | None) -> None:
+    def end(self, refusal: Callable[[], Exception]) -> None:
         """The database closes: its iterators refuse as everything else does then."""
-        if not self._finished:
+        if self._claim_end():
+            self._lost = refusal if self._pending else None
             self._finish(refusal)
+
+    def _claim_end(self) -> bool:
+        """Whether the caller is the one to end it: a transaction ends once, whoever asks."""
+        claimed = self._end_once.acquire(blocking=False)
+        self._finished = True
+        return claimed
 
     def _end_cursors(self, refusal: Callable[[], Exception] | None = None) -> None:
         cursors, self._cursors = self._cursors, []
@@ -335,7 +297,6 @@ class Txn:
             cursor.end(refusal or _ended)
 
     def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
-        self._finished = True
         self._engine.oracle.end(self._mark)
         self._end_cursors(refusal)
         self._pending = {}
@@ -348,6 +309,8 @@ class Txn:
 
     def __exit__(self, kind: object, *_: object) -> Literal[False]:
         if self._finished:
+            if kind is None and self._lost is not None:
+                raise self._lost()
             return False
         try:
             if kind is None and self._update and self._pending:
@@ -369,12 +332,6 @@ class Txn:
 
 def _ended() -> TransactionFinishedError:
     return TransactionFinishedError("the iterator's transaction has ended")
-
-
-def _value(value: object) -> bytes:
-    from meles.engine.txn.entries import as_bytes
-
-    return as_bytes(value, "value")
 
 
 def entry_size(engine: Engine, key: bytes, value: bytes) -> int:

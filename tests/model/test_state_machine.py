@@ -12,8 +12,9 @@ class InProcesses(DatabaseMachine):
     workers = "process"
 
 
+@pytest.mark.timeout(600)  # to shrink what fails
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(DatabaseMachine, 60), (InProcesses, 6)], ids=["inline", "process"]
+    ("machine", "examples"), [(DatabaseMachine, 150), (InProcesses, 12)], ids=["inline", "process"]
 )
 def test_answers_as_the_model(machine: type[DatabaseMachine], examples: int) -> None:
     run_state_machine_as_test(

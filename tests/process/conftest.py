@@ -26,8 +26,8 @@ from typing import Any
 import meles
 import psutil
 import pytest
-from ledger_checker import Checker
 from ledger import Ledger, LedgerFile, observe
+from ledger_checker import Checker
 from load import KEYS
 from waiting import wait_until
 
@@ -192,13 +192,17 @@ class Program:
         self.popen.wait()
         self.buried()
 
-    def kill_with_stopped_workers(self) -> None:
-        """A stopped process notices nothing; the kernel must end it. (One stopped before it could
-        ask the kernel for that stays, without a lock, until it is continued.)"""
+    def stop_workers(self) -> None:
+        """Make its workers hang. (One stopped before it could ask the kernel to end it with its
+        parent would stay, without a lock, until it is continued: such a one is let be.)"""
         for worker in self.workers():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if _is_tied(worker.pid):
                     worker.suspend()
+
+    def kill_with_stopped_workers(self) -> None:
+        """A stopped process notices nothing; the kernel must end it."""
+        self.stop_workers()
         self.kill()
 
     def buried(self) -> None:

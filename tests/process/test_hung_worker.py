@@ -132,6 +132,22 @@ def test_closing_with_hung_workers_is_bounded_and_leaves_nothing(opened, tmp_pat
     expect_round(again, 3)
 
 
+def test_a_second_close_draws_the_deadline_closer(opened):
+    db = opened(worker_hang_timeout=600.0, close_timeout=600.0)
+    for kind in KINDS:
+        os.kill(wait_for_state(db, kind, "idle").pid, signal.SIGSTOP)
+    fill(db, 4)
+    reports = []
+    closing = threading.Thread(target=lambda: reports.append(db.close()))
+    closing.start()
+    wait_until(lambda: db.closed, DEADLINE)
+    report = db.close(timeout=1.0)
+    closing.join()
+    assert reports == [report]
+    assert not report.clean
+    expect_round(opened(workers="inline"), 3)
+
+
 def test_closing_while_workers_die_is_bounded_and_clean(opened):
     db = opened()
     for kind in KINDS:
@@ -208,9 +224,7 @@ def parked(db):
 @pytest.mark.parametrize("kind", ["flusher", "compactor"])
 def test_a_job_that_ends_every_worker_is_parked(opened, kind):
     """Reads and writes go on until memtables pile up; then writes say so, and closing is short."""
-    db = opened(
-        memtable_size=2 << 20, num_memtables=2, write_stall_timeout=0.3, close_timeout=3.0
-    )
+    db = opened(memtable_size=2 << 20, num_memtables=2, write_stall_timeout=0.3, close_timeout=3.0)
     wait_for_state(db, kind, "idle")
     written = 0
     with Killer(db, kind) as killer:

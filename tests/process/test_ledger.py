@@ -28,7 +28,7 @@ def d(txn, index=0, length=200):
 
 
 class Story:
-    """A little history: what was promised, and a database that keeps it, until it is told not to."""
+    """A little history: what was promised, and a database that keeps it until told not to."""
 
     def __init__(self):
         self.events = [["O", 1]]

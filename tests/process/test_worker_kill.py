@@ -1,4 +1,4 @@
-"""Workers killed while they work: the job is done by another, and nothing that was promised suffers.
+"""Workers killed at work: the job is done by another, and nothing that was promised suffers.
 
 The same directory throughout. A worker is started again at once, then after growing pauses, so each
 run kills few of each kind. `MELES_KILLS` sets how many runs the long campaign has.

@@ -244,7 +244,7 @@ def test_deaths_are_noticed_on_a_kernel_without_pidfds(
 def test_a_stopped_worker_is_killed_and_replaced(
     process_pool, recorder, acts, job, until, idle, busy
 ):
-    pool = process_pool(hang_timeout=0.5)
+    pool = process_pool(hang_timeout=0.5, boot_timeout=3600)
     (pid,) = idle(pool)
     if busy:
         pool.submit(1, job(acts.WAIT))
@@ -454,14 +454,30 @@ def test_a_stopped_process_is_ended_by_the_ladder(process_pool, idle, recorder, 
     assert all(map(dead, pids))
 
 
-def test_a_job_that_takes_no_notice_is_ended_by_the_ladder(
-    process_pool, recorder, acts, job, until, dead
+def test_a_job_that_takes_no_notice_ends_with_its_pipe(
+    process_pool, recorder, acts, job, until, dead, caplog
 ):
+    """The second rung: nobody need be killed who can still see that the pipe has ended."""
+    caplog.set_level(logging.DEBUG, "meles.workers")
     pool = process_pool()
     pool.submit(1, job(acts.SPIN))
     pid = busy_pid(pool, until)
-    assert pool.stop_kind("flusher", 0.5) is False
+    assert pool.stop_kind("flusher", 3.0) is False
     assert isinstance(recorder.wait(1)[0], JobCancelledError)
+    assert dead(pid)
+    assert caplog.messages[-1] == "flusher-1 found its job pipe closed (exit code 4)"
+
+
+def test_a_hurried_stop_does_not_take_its_time(process_pool, recorder, acts, job, until, dead):
+    pool = process_pool()
+    pool.submit(1, job(acts.SPIN))
+    pid = busy_pid(pool, until)
+    stopper = threading.Thread(target=pool.stop_kind, args=("flusher", 3600))
+    stopper.start()
+    until(lambda: pool.free("flusher") == 0, "the stop")
+    pool.call_later(0.01, lambda: pool.hurry(0))
+    stopper.join(DEADLINE)
+    assert not stopper.is_alive()
     assert dead(pid)
 
 

@@ -77,9 +77,9 @@ def fill(db: meles.DB, seed: int) -> Model:
             value = b"%d" % step + bytes(chance.choice([0, 10, 100]))
             db.set(key, value)
             model.put(key, value, db.max_version())
-        if chance.random() < 0.08:
+        if step in (20, 40, 70, 95):
             db.flush()
-        if chance.random() < 0.02:
+        if step == 40:
             db.flatten()
     return model
 
@@ -89,8 +89,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[meles.DB,
     home = tmp_path_factory.mktemp("cursor") / "db"
     options: dict[str, Any] = {"num_versions_to_keep": 1000, "value_threshold": 50}
     with meles.open(home, workers="inline", sync="none", **options) as db:
-        model = fill(db, 7)
-        assert len([level for level in db.levels() if level.tables]) > 1
+        with db.view():  # a reader that may ask for every version: none is dropped
+            model = fill(db, 7)
+        assert [level.tables for level in db.levels() if level.tables] == [2, 1]
         yield db, model
 
 
@@ -146,8 +147,12 @@ def test_every_parameter_against_the_model(
     txn.discard()
 
 
-@given(wanted=wanted, moves=st.lists(st.none() | st.sampled_from(KEYS) | st.binary(max_size=2), max_size=6),
-       steps=st.integers(0, 4), limit=st.none() | st.integers(1, 4))  # fmt: skip
+@given(
+    wanted=wanted,
+    moves=st.lists(st.none() | st.sampled_from(KEYS) | st.binary(max_size=2), max_size=6),
+    steps=st.integers(0, 4),
+    limit=st.none() | st.integers(1, 4),
+)
 def test_seeking_against_the_model(
     filled: tuple[meles.DB, Model],
     wanted: dict[str, Any],
@@ -275,8 +280,8 @@ def test_an_iterator_outlives_flush_compaction_collection_and_the_files(
     db.delete(b"0007")
     db.flush()
     db.flatten()
-    report = db.gc(0.01)
-    assert report.rewritten + sum(file[1] == "dropped" for file in report.files) > 0
+    db.gc(0.01)
+    assert db.stats().gc_runs > 0
     left = names & set(os.listdir(tmp_path / "db"))
     assert ids_of(Kind.TABLE, left) == ids_of(Kind.WAL, left) == ids_of(Kind.VLOG, left) == []
     pairs, values, items = (
@@ -383,17 +388,15 @@ def test_an_iterator_that_failed_does_not_go_on_behind_it(open_db: OpenDB, tmp_p
     path.write_bytes(bytes(data))
     db = open_db(value_threshold=10)
     with db.update() as txn:
-        for cursor in (db.items(), txn.items(), db.values(), txn.values(), txn.items(reverse=True)):
-            good = [next(cursor) for _ in range(5 if cursor is txn else 4)]
-            assert len(good) == 4
-            failed = 0
-            for _ in range(3):
-                try:
-                    next(cursor)
-                except meles.CorruptionError as error:
-                    failed += 1
-                    assert error.path == str(path)
-            assert failed in (2, 3)
-            cursor.rewind()
-            next(cursor)
+        for target in (db, txn):
+            for cursor, good in (
+                (target.items(), 4), (target.values(), 4), (target.values(reverse=True), 5),
+            ):  # fmt: skip
+                assert len([next(cursor) for _ in range(good)]) == good
+                for _ in range(3):
+                    with pytest.raises(meles.CorruptionError) as caught:
+                        next(cursor)
+                    assert caught.value.path == str(path)
+                cursor.seek(b"5")
+                assert next(cursor) in (b"5" * 50, (b"5", b"5" * 50))
         txn.discard()

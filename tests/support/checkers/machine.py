@@ -96,10 +96,14 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.model = Model(1)
         self.db: Any = None
 
-    @initialize(options=chosen_options)
-    def start(self, options: dict[str, Any]) -> None:
+    @initialize(options=chosen_options, loads=st.sampled_from([0, 0, 4]))
+    def start(self, options: dict[str, Any], loads: int) -> None:
+        """Empty, or with several levels."""
         self.model = Model(options["num_versions_to_keep"])
         self._open(options)
+        for number in range(loads):
+            self.bulk(number, 1, 300)
+            self.db.flush(PATIENCE)
 
     def _open(self, options: dict[str, Any]) -> None:
         self.model.keep = min(self.model.keep, options["num_versions_to_keep"])

@@ -1,0 +1,219 @@
+"""What the public handle offers for the database as a whole: care, figures, dropping, banning.
+
+Runs in: supervisor, any number of threads of the host.
+Invariants: (1) a call that waits ends with `ClosedError` when the database closes meanwhile; (2) a
+second `gc` or `flatten` waits for the first, within its own `timeout`; (3) whatever waits takes its
+`timeout` in seconds or as a `timedelta`, None for as long as it takes.
+Fails with: `WriteStallError` when a `timeout` ran out, `ReadOnlyError`, `ClosedError`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from meles.engine import inspection
+from meles.engine.arguments import Patience, Seconds, whole
+from meles.engine.engine import Engine
+from meles.engine.errors import ConfigError, Error, WriteStallError
+from meles.engine.ids import MAX_KEY_BYTES
+from meles.engine.option_checks import shown
+from meles.engine.reports import (
+    CloseReport,
+    GCReport,
+    Health,
+    LevelInfo,
+    Size,
+    SpaceReport,
+    Stats,
+    TableInfo,
+    VerifyReport,
+)
+from meles.engine.space import space_report
+from meles.engine.txn.entries import BytesLike, as_bytes
+from meles.engine.verify import verify
+from meles.engine.worker_info import WorkerInfo
+
+_LARGEST_NAMESPACE = (1 << 64) - 1
+
+
+class Control(Protocol):
+    """What the composition root gives the handle: everything that is not data."""
+
+    def flush(self, timeout: Patience) -> None: ...
+    def wait_idle(self, timeout: Patience) -> bool: ...
+    def flatten(self, workers: int, timeout: Patience) -> None: ...
+    def gc(self, discard_ratio: float, timeout: Patience) -> GCReport: ...
+    def stats(self) -> Stats: ...
+    def workers(self) -> list[WorkerInfo]: ...
+    def health(self) -> Health: ...
+    def purge(self) -> None: ...
+    def close(self, timeout: float | None) -> CloseReport: ...
+
+
+class Maintenance:
+    """The part of `DB` that is about the whole of it."""
+
+    def __init__(self, engine: Engine, control: Control) -> None:
+        self._engine = engine
+        self._control = control
+        self._one_at_a_time = threading.Lock()  # of gc and flatten
+
+    # -- dropping and banning --------------------------------------------------------------------
+
+    def drop_prefix(self, *prefixes: BytesLike) -> None:
+        """Remove every key with one of the prefixes, at once; space follows in the background.
+
+        Readers are never blocked, and those that began before still see the data. Killed half way,
+        it is either done or not.
+        """
+        if not prefixes:
+            raise ValueError("drop_prefix() takes at least one prefix; drop_all() takes none")
+        wanted = {as_bytes(prefix, "prefix") for prefix in prefixes}
+        writer = self._engine.check_writable()
+        possible = sorted(prefix for prefix in wanted if len(prefix) <= MAX_KEY_BYTES)
+        if possible:
+            writer.commit_drop(tuple(possible))
+            self._control.purge()
+
+    def drop_all(self) -> None:
+        """Remove everything. As `drop_prefix`; timestamps and options stay."""
+        self._engine.check_writable().commit_drop((b"",))
+        self._control.purge()
+
+    def ban_namespace(self, n: int) -> None:
+        """Make every key of a namespace unreadable and unwritable, for good."""
+        writer = self._engine.check_writable()
+        if self._engine.options.namespace_offset < 0:
+            raise Error("there are no namespaces", hint="open with namespace_offset=0 or more")
+        writer.commit_ban(whole(n, "namespace", 0, _LARGEST_NAMESPACE))
+
+    def banned_namespaces(self) -> list[int]:
+        """The namespaces banned so far, ascending."""
+        self._engine.check_open()
+        return list(self._engine.store.version.banned)
+
+    # -- care ------------------------------------------------------------------------------------
+
+    def _patience(self, timeout: Seconds | None) -> Patience:
+        engine = self._engine
+        return Patience(timeout, lambda: engine.refusal is not None)
+
+    @contextmanager
+    def _alone(self, what: str, patience: Patience) -> Iterator[None]:
+        """Wait for another call of this kind; afterwards the database must still be open."""
+        while not self._one_at_a_time.acquire(timeout=min(max(patience(), 0.0), 0.2)):
+            self._engine.check_open()
+            if patience() <= 0:
+                raise WriteStallError(f"{what}: another one did not end within {patience} s")
+        try:
+            self._engine.check_open()
+            yield
+        except Error:
+            self._engine.check_open()  # `ClosedError` wins
+            raise
+        finally:
+            self._one_at_a_time.release()
+        self._engine.check_open()
+
+    def flush(self, timeout: Seconds | None = None) -> None:
+        """The active memtable is on L0 when this returns."""
+        self._engine.check_writable()
+        try:
+            self._control.flush(self._patience(timeout))
+        except Error:
+            self._engine.check_open()
+            raise
+
+    def sync(self) -> None:
+        """Everything acknowledged before this call survives a power cut."""
+        self._engine.check_writable().sync()
+
+    def wait_idle(self, timeout: Seconds | None = None) -> bool:
+        """True when no flush, compaction or GC runs or is due; False when `timeout` ran out."""
+        self._engine.check_open()
+        idle = self._control.wait_idle(self._patience(timeout))
+        self._engine.check_open()
+        return idle
+
+    def flatten(self, workers: int = 2, timeout: Seconds | None = None) -> None:
+        """Compact until at most one level holds data."""
+        self._engine.check_writable()
+        whole(workers, "workers", 1)
+        patience = self._patience(timeout)
+        with self._alone("flatten", patience):
+            self._control.flatten(workers, patience)
+
+    def gc(self, discard_ratio: float = 0.5, *, timeout: Seconds | None = None) -> GCReport:
+        """Collect value-log files with at least this share of garbage until none qualifies.
+
+        When `timeout` runs out first, the report tells what was done until then.
+        """
+        self._engine.check_open()
+        ratio: object = discard_ratio
+        if not isinstance(ratio, int | float) or not 0 < ratio < 1:
+            raise ConfigError(f"discard_ratio={shown(ratio)}: a number between 0 and 1")
+        self._engine.check_writable()
+        patience = self._patience(timeout)
+        with self._alone("gc", patience):
+            return self._control.gc(discard_ratio, patience)
+
+    def verify(self, *, values: bool = False) -> VerifyReport:
+        """Check every checksum and invariant; with `values` every pointer too."""
+        self._engine.check_open()
+        return verify(self._engine.store, values=values)
+
+    # -- figures ---------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Counters and shape at this moment."""
+        self._engine.check_open()
+        return self._control.stats()
+
+    def levels(self) -> list[LevelInfo]:
+        """One entry per level, L0 first."""
+        self._engine.check_open()
+        return inspection.level_infos(self._engine.store.version, self._engine.options)
+
+    def tables(self) -> list[TableInfo]:
+        """One entry per table, level by level."""
+        self._engine.check_open()
+        return inspection.table_infos(self._engine.store.version)
+
+    def size(self) -> Size:
+        """Bytes on disk."""
+        self._engine.check_open()
+        return inspection.size_on_disk(self._engine.store)
+
+    def space(self) -> SpaceReport:
+        """What holds each byte on disk; reads every table once."""
+        self._engine.check_open()
+        return space_report(self._engine.store, self._engine.oracle)
+
+    def estimate_size(self, prefix: BytesLike) -> int:
+        """Bytes of logs, tables and values under a prefix, about."""
+        self._engine.check_open()
+        return inspection.estimate_size(self._engine.store.view, as_bytes(prefix, "prefix"))
+
+    def max_version(self) -> int:
+        """The newest commit's timestamp."""
+        self._engine.check_open()
+        return self._engine.oracle.published
+
+    def workers(self) -> list[WorkerInfo]:
+        """One entry per background worker."""
+        self._engine.check_open()
+        return self._control.workers()
+
+    def health(self) -> Health:
+        """Whether all is well, and why not."""
+        return self._control.health()
+
+    def set_discard_ts(self, ts: int) -> None:
+        """Managed mode: versions that newer ones <= `ts` supersede may go."""
+        self._engine.check_writable()
+        if not self._engine.options.managed:
+            raise Error("set_discard_ts() outside managed mode", hint="open with managed=True")
+        self._engine.oracle.set_discard_ts(whole(ts, "ts", 0))

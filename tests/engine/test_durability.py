@@ -1,0 +1,518 @@
+"""What was acknowledged lasts: group commit, failing disks, full disks, kills and power cuts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import meles
+import pytest
+from fault_fs import GROWING, MUTATING, FailNth, FaultDisk, Operation
+from leaks import Held, assert_nothing_left
+from waiting import wait_until
+
+OPTIONS: dict[str, Any] = {
+    "workers": "inline", "sync": "commit", "memtable_size": "64KiB", "value_threshold": 1000,
+    "value_log_max_entries": 6, "base_table_size": "16KiB", "block_size": 1024,
+    "num_level_zero_tables": 2, "num_level_zero_tables_stall": 4, "num_memtables": 2,
+}  # fmt: skip
+Data = dict[bytes, bytes]
+
+
+def content(path: Path) -> Data:
+    with meles.open(path, mode="read_only", **OPTIONS) as db:
+        return dict(db.items())
+
+
+# -- group commit --------------------------------------------------------------------------------
+
+
+@dataclass
+class HoldFirstSync:
+    """Keeps the first sync of a log waiting until it is let go, then fails it if told to."""
+
+    error: OSError | None = None
+    entered: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+    syncs: int = 0
+
+    def __call__(self, operation: Operation) -> None:
+        if operation.kind != "sync" or not operation.name.endswith(".mem"):
+            return
+        self.syncs += 1
+        if self.syncs == 1:
+            self.entered.set()
+            assert self.release.wait(60)
+            if self.error is not None:
+                raise self.error
+
+
+@dataclass
+class Committers:
+    """Threads that commit one entry each; the first alone, until its sync is under way."""
+
+    db: meles.DB
+    plan: HoldFirstSync
+    done: list[int] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def commit(self, n: int) -> None:
+        try:
+            if n % 2:
+                self.db[b"%03d" % n] = b"v"
+            else:
+                with self.db.update() as txn:
+                    txn[b"%03d" % n] = b"v"
+            self.done.append(n)
+        except Exception as error:  # noqa: BLE001 - told to the test
+            self.errors.append(error)
+
+    def start(self, count: int) -> None:
+        before = self.db.max_version()
+        self.threads = [threading.Thread(target=self.commit, args=(n,)) for n in range(count)]
+        self.threads[0].start()
+        assert self.plan.entered.wait(60)
+        for thread in self.threads[1:]:
+            thread.start()
+        wait_until(lambda: self.db.max_version() == before + count)
+
+    def finish(self) -> None:
+        self.plan.release.set()
+        for thread in self.threads:
+            thread.join(60)
+
+
+def test_one_sync_serves_everybody_who_waits(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    with meles.open(tmp_path / "db", **{**OPTIONS, "workers": "thread"}) as db:
+        db.wait_idle()
+        fault_disk.plan = plan = HoldFirstSync()
+        committers = Committers(db, plan)
+        committers.start(40)
+        assert committers.done == []  # nobody is told before it is on the medium
+        committers.finish()
+        fault_disk.plan = None
+        assert sorted(committers.done) == list(range(40))
+        assert committers.errors == []
+        assert plan.syncs == 2  # the first one's, and one for the 39 that came meanwhile
+        assert db.stats().syncs >= 2
+
+
+def test_a_sync_that_fails_fails_everybody_who_waits(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    db = meles.open(tmp_path / "db", **{**OPTIONS, "workers": "thread"})
+    db[b"before"] = b"v"
+    db.wait_idle()
+    fault_disk.plan = plan = HoldFirstSync(OSError(errno.EIO, "injected"))
+    committers = Committers(db, plan)
+    committers.start(10)
+    committers.finish()
+    fault_disk.plan = None
+    assert committers.done == []
+    assert len(committers.errors) == 10
+    for error in committers.errors:
+        assert isinstance(error, meles.StoreFailedError)
+        assert isinstance(error.__cause__, OSError)
+    assert db[b"before"] == b"v"
+    db.close()
+    assert b"before" in content(tmp_path / "db")
+
+
+def test_threads_that_commit_share_syncs_in_the_wild(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    with meles.open(tmp_path / "db", **{**OPTIONS, "workers": "thread"}) as db:
+        start = threading.Barrier(8)
+
+        def commit(nth: int) -> None:
+            start.wait()
+            for n in range(25):
+                db[b"%d.%d" % (nth, n)] = b"v"
+
+        threads = [threading.Thread(target=commit, args=(nth,)) for nth in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert 0 < db.stats().syncs <= 200
+        assert len(list(db.keys())) == 200
+
+
+def test_managed_commits_are_synced_whatever_their_timestamps(
+    tmp_path: Path, fault_disk: FaultDisk
+) -> None:
+    with meles.open(tmp_path / "db", managed=True, **OPTIONS) as db:
+        for ts in (100, 50, 70, 10):
+            before = db.stats().syncs
+            txn = db.update()
+            txn.set(b"k", b"%d" % ts)
+            txn.commit_at(ts)
+            assert db.stats().syncs == before + 1
+    fault_disk.plan = None
+
+
+@pytest.mark.parametrize("sync", ["none", "interval"])
+def test_sync_makes_everything_last(tmp_path: Path, fault_disk: FaultDisk, sync: str) -> None:
+    options = {**OPTIONS, "sync": sync, "sync_interval": 3600}
+    home = tmp_path / "db"
+    with meles.open(home, **options) as db:
+        for n in range(30):
+            db[b"%02d" % n] = b"%d" % n * 700
+        db.sync()
+        fault_disk.power_loss(str(home), str(tmp_path / "synced"))
+        db[b"late"] = b"x"
+        count = db.stats().syncs
+        db.sync()
+        db.sync()  # nothing to do
+        assert db.stats().syncs == count + 1
+        expected = dict(db.items())
+        fault_disk.power_loss(str(home), str(tmp_path / "all"))
+    assert content(tmp_path / "all") == expected
+    del expected[b"late"]
+    assert content(tmp_path / "synced") == expected
+
+
+def test_what_was_recovered_lasts_too(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    """It may have been in no more than the page cache when its owner was killed."""
+    home, options = tmp_path / "db", {**OPTIONS, "sync": "none", "memtable_size": "1MiB"}
+    with meles.open(tmp_path / "first", **options) as db:
+        for n in range(20):
+            db[b"%02d" % n] = b"x" * 500
+        shutil.copytree(tmp_path / "first", home)
+    expected = content_of_killed(home)
+    with fault_disk_on(home) as disk, meles.open(home, **options) as db:
+        assert dict(db.items()) == expected
+        db.sync()
+        disk.power_loss(str(home), str(tmp_path / "after"))
+    assert content(tmp_path / "after") == expected
+
+
+def fault_disk_on(home: Path) -> Any:
+    """A disk on which nothing in the directory has been synced yet."""
+    disk = FaultDisk()
+    names = disk.open(str(home))._names
+    names.durable.clear()
+    for name, inode in names.now.items():
+        inode.durable = b""
+        names.changes.append((None, name, inode))
+    return disk.installed()
+
+
+def content_of_killed(home: Path) -> Data:
+    (home / "LOCK").unlink()
+    return content(home)
+
+
+def test_time_makes_everything_last(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    home = tmp_path / "db"
+    with meles.open(home, **{**OPTIONS, "sync": "interval", "sync_interval": 0.01}) as db:
+        db[b"k"] = b"v" * 3000
+        wait_until(lambda: db.stats().syncs > 0)
+        fault_disk.power_loss(str(home), str(tmp_path / "after"))
+    assert content(tmp_path / "after") == {b"k": b"v" * 3000}
+
+
+# -- after a failure -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["inline", "thread"])
+def test_after_a_failed_sync_nothing_is_written_and_everything_is_read(
+    tmp_path: Path, fault_disk: FaultDisk, workers: str
+) -> None:
+    held = Held.now()
+    home = tmp_path / "db"
+    db = meles.open(home, **{**OPTIONS, "workers": workers})
+    for n in range(50):
+        db[b"%02d" % n] = b"%d" % n * 900
+    expected = dict(db.items())
+    txn = db.update()
+    txn[b"begun"] = b"v"
+    db.wait_idle()
+    fault_disk.plan = FailNth(1, kinds=frozenset({"sync"}))
+    with pytest.raises(meles.StoreFailedError) as caught:
+        db[b"doubt"] = b"v"
+    cause = caught.value.__cause__
+    assert isinstance(cause, OSError)
+    assert "injected" in str(cause)
+    fault_disk.plan = None
+    written = fault_disk.count
+    calls: list[Callable[[], object]] = [
+        lambda: db.set(b"k", b"v"), lambda: db.delete(b"k"), txn.commit, db.sync, db.flush,
+        db.flatten, db.gc, db.drop_all, lambda: db.drop_prefix(b"k"),
+        lambda: db.transact(lambda t: t.set(b"k", b"v")), lambda: batch(db),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(meles.StoreFailedError) as again:
+            call()
+        assert again.value.__cause__ is cause
+    assert db.wait_idle(10)
+    assert fault_disk.count == written
+    health = db.health()
+    assert health.status == "read_only"
+    assert "injected" in health.reasons[0]
+    assert {key: db[key] for key in expected} == expected
+    assert {k: v for k, v in db.items() if k != b"doubt"} == expected
+    report = db.close()
+    assert not report.clean
+    assert_nothing_left(held)
+    with meles.open(home, **OPTIONS) as db:
+        assert {k: v for k, v in db.items() if k != b"doubt"} == expected
+        db[b"again"] = b"works"
+        assert db.health().status == "ok"
+
+
+def batch(db: meles.DB) -> None:
+    with db.write_batch() as target:
+        target.set(b"k", b"v")
+
+
+# -- every operation fails once ------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """A scripted load over one database: rotation, flushes, compaction, the value log, GC.
+
+    `states[n]` is what there is after n commits; `acknowledged` and `begun` count them.
+    """
+
+    states: list[Data] = field(default_factory=lambda: [{}])
+    acknowledged: int = 0
+    begun: int = 0
+    errors: list[Exception] = field(default_factory=list)
+
+    def commit(self, db: meles.DB, changes: dict[bytes, bytes | None]) -> None:
+        """One transaction. Whether one that failed happened is known after the next opening."""
+        after = dict(self.states[-1])
+        for key, value in changes.items():
+            if value is None:
+                after.pop(key, None)
+            else:
+                after[key] = value
+        with db.update() as txn:
+            for key, value in changes.items():
+                if value is None:
+                    txn.delete(key)
+                else:
+                    txn.set(key, value)
+            self.states.append(after)
+            self.begun += 1
+            txn.commit()
+        self.acknowledged = self.begun
+
+    def steps(self) -> Iterator[Callable[[meles.DB], object]]:
+        """What to do, one after the other."""
+        for n in range(26):
+            changes: dict[bytes, bytes | None] = {
+                b"n": b"%d" % n,
+                b"k%d" % (n % 7): b"%d " % n * 400,
+                b"v%d" % (n % 5): b"%d " % n * 1000,
+                b"k%d" % ((n + 3) % 7): None,
+            }
+            yield lambda db, changes=changes: self.commit(db, changes)  # type: ignore[misc]
+            if n in (8, 15, 21):
+                yield lambda db: db.flush()
+            if n == 21:
+                yield lambda db: db.flatten()
+                yield lambda db: db.gc(0.1)
+
+    def tell(self, home: Path) -> None:
+        """Open, do everything, close; errors that are none of ours go up."""
+        try:
+            db = meles.open(home, **OPTIONS)
+        except OSError as error:  # the file system's own errors come as they are from open
+            self.errors.append(error)
+            return
+        for step in self.steps():
+            try:
+                step(db)
+            except meles.ConflictError:
+                raise
+            except meles.Error as error:
+                self.errors.append(error)
+                if isinstance(error, meles.DiskFullError) and self.begun > self.acknowledged:
+                    self.states.pop()
+                    self.begun -= 1
+                elif self.begun > self.acknowledged:
+                    break  # in doubt from here on
+        db.close()
+
+    def judge(self, home: Path) -> None:
+        """Everything acknowledged is there; of what is in doubt, all or nothing."""
+        with meles.open(home, **OPTIONS) as db:
+            found = dict(db.items())
+            assert found in self.states[self.acknowledged : self.begun + 1]
+            assert [db.get(key) for key in sorted(found)] == [found[k] for k in sorted(found)]
+            assert db.verify(values=True).ok
+            db[b"again"] = b"works"
+            db.flush()
+            assert db.health().status == "ok"
+        assert content(home) == {**found, b"again": b"works"}
+
+
+def story_length(home: Path, disk: FaultDisk) -> int:
+    """Operations of an undisturbed run."""
+    before, story = disk.count, Story()
+    story.tell(home)
+    assert story.errors == []
+    assert story.acknowledged == 26
+    length = disk.count - before
+    story.judge(home)
+    return length
+
+
+FAULTS = {
+    "EIO": lambda n: FailNth(n),
+    "EIO, torn": lambda n: FailNth(n, torn=0.5),
+    "ENOSPC": lambda n: FailNth(n, errno.ENOSPC, kinds=GROWING, torn=0.3),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("part", range(3))
+def test_whatever_fails_what_was_acknowledged_is_there(
+    tmp_path: Path, fault: str, part: int
+) -> None:
+    """The n-th operation fails, for every n (a part of them in each of three tests)."""
+    with FaultDisk(remember=False).installed() as disk:
+        length = story_length(tmp_path / "whole", disk)
+        assert length > 150
+        held = Held.now()
+        for n in range(1 + part, length + 1, 3 if fault == "EIO" else 9):
+            story, home = Story(), tmp_path / str(n)
+            disk.plan = plan = FAULTS[fault](n)
+            story.tell(home)
+            disk.plan = None
+            disk.log.clear()
+            if fault != "ENOSPC":
+                assert plan.fired == 1
+            elif plan.fired and story.errors:
+                assert isinstance(story.errors[0], meles.DiskFullError | meles.WriteStallError)
+            if story.errors and not home.exists():
+                continue
+            story.judge(home)
+            shutil.rmtree(home)
+        assert_nothing_left(held)
+
+
+@pytest.mark.parametrize("at", [5, 40, 90, 140])
+def test_a_full_disk_heals(tmp_path: Path, fault_disk: FaultDisk, at: int) -> None:
+    """Nothing grows from some point on, then there is room again: nobody has to reopen."""
+    home, story = tmp_path / "db", Story()
+    with meles.open(home, **OPTIONS) as db:
+        fault_disk.plan = plan = FailNth(at, errno.ENOSPC, sticky=True, kinds=GROWING)
+        refused = 0
+        for step in story.steps():
+            try:
+                step(db)
+            except (meles.DiskFullError, meles.WriteStallError):
+                refused += 1
+                if story.begun > story.acknowledged:
+                    story.states.pop()
+                    story.begun -= 1
+        assert plan.fired > 0
+        assert (refused > 0) == (at < 100)
+        assert dict(db.items()) == story.states[-1]
+        assert db.health().status in ("ok", "degraded")
+        fault_disk.plan = None
+        for n in range(20):
+            wait_until(lambda n=n: succeeded(story, db, n))  # type: ignore[misc]
+        wait_until(lambda: flushed(db))
+        wait_until(lambda: db.wait_idle(1) and db.health().status == "ok")
+        assert dict(db.items()) == story.states[-1]
+    story.judge(home)
+
+
+def succeeded(story: Story, db: meles.DB, n: int) -> bool:
+    try:
+        story.commit(db, {b"healed%d" % n: b"x" * 3000})
+    except (meles.DiskFullError, meles.WriteStallError):
+        story.states.pop()
+        story.begun -= 1
+        return False
+    return True
+
+
+def flushed(db: meles.DB) -> bool:
+    try:
+        db.flush()
+    except (meles.DiskFullError, meles.WriteStallError, meles.WorkerFailedError):
+        return False
+    return True
+
+
+# -- kills and power cuts before every operation -------------------------------------------------
+
+
+@dataclass
+class Images:
+    """A plan that keeps what would be found if it all ended before an operation."""
+
+    disk: FaultDisk
+    story: Story
+    source: Path
+    target: Path
+    keep: float | None  # share of what was not synced that a power cut leaves; None: a kill
+    every: int
+    seen: int = 0
+    taken: list[tuple[Path, int, int]] = field(default_factory=list)
+
+    def __call__(self, operation: Operation) -> None:
+        if operation.kind not in MUTATING:
+            return
+        self.seen += 1
+        if self.seen % self.every or not self.source.exists():
+            return
+        copy = self.target / str(self.seen)
+        if self.keep is None:
+            shutil.copytree(self.source, copy)
+        else:
+            self.target.mkdir(exist_ok=True)
+            self.disk.power_loss(str(self.source), str(copy), keep=self.keep, seed=self.seen)
+        (copy / "LOCK").unlink(missing_ok=True)
+        self.taken.append((copy, self.story.acknowledged, self.story.begun))
+
+
+@pytest.mark.parametrize("keep", [None, 0.0, 0.3, 0.8])
+def test_whenever_it_ends_what_was_acknowledged_is_there(
+    tmp_path: Path, fault_disk: FaultDisk, keep: float | None
+) -> None:
+    story, home = Story(), tmp_path / "db"
+    fault_disk.plan = images = Images(
+        fault_disk, story, home, tmp_path / "images", keep, every=3 if keep is None else 4
+    )
+    story.tell(home)
+    fault_disk.plan = None
+    assert story.errors == []
+    assert len(images.taken) > 40
+    for path, acknowledged, begun in images.taken:
+        if "MANIFEST" not in os.listdir(path):
+            assert acknowledged == 0
+            continue
+        found = content(path)
+        assert found in story.states[acknowledged : begun + 1]
+        with meles.open(path, **OPTIONS) as db:
+            assert dict(db.items()) == found
+            assert db.verify(values=True).ok
+            assert db.stats().recovery.set_aside == [] or keep is not None
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_without_syncs_a_power_cut_leaves_a_prefix(
+    tmp_path: Path, fault_disk: FaultDisk, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPTIONS, "sync", "none")
+    story, home = Story(), tmp_path / "db"
+    fault_disk.plan = images = Images(fault_disk, story, home, tmp_path / "images", keep, every=2)
+    story.tell(home)
+    fault_disk.plan = None
+    newest = 0
+    for path, _, begun in images.taken:
+        if "MANIFEST" in os.listdir(path):
+            found = content(path)
+            newest = max(n for n, state in enumerate(story.states) if state == found)
+            assert newest <= begun
+    assert newest > 8
