@@ -62,6 +62,7 @@ from meles.engine.options import load_options
 from meles.engine.reports import CloseReport, GCReport, Health, Recovery, Stats
 from meles.engine.stats import NO_SUMS, Sums, make_stats
 from meles.engine.subscribe import Subscription
+from meles.engine.txn.batch import WriteBatch
 from meles.engine.txn.cursor import Cursor
 from meles.engine.worker_info import WorkerInfo
 from meles.engine.writer import Writer
@@ -361,8 +362,7 @@ class Supervisor:
         return ""
 
     def _flush_memtables(self, deadline: Deadline) -> str:
-        if self._writer.failure is not None:
-            return "writing had failed, the logs stay"
+        self._writer.check()
         self._flushing.closing = True
         self._writer.rotate_now()
         done = self._scheduler.wait_for(
@@ -436,6 +436,8 @@ class Supervisor:
         self._store.close_files()
         if not self._read_only:
             self._writer.active = self._store.view.active
+            if self._writer.failure is not None:
+                self._writer.failure.__traceback__ = None  # its frames hold what was mapped
         return ""
 
     def _stop_oracle(self, deadline: Deadline) -> str:
@@ -470,7 +472,7 @@ class Supervisor:
         self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
         self.engine.oracle.forget_in_child()
         for item in list(self.engine.open_objects):
-            if isinstance(item, Cursor):  # a transaction asks the engine by itself
+            if isinstance(item, Cursor | WriteBatch):  # a transaction asks the engine by itself
                 item.end(self.engine.refusal)
             elif isinstance(item, Subscription):
                 item.forget_in_child(self.engine.refusal)

@@ -73,8 +73,11 @@ class Patience:
     None at once are left when `gone()` holds: what is waited for will not come any more.
     """
 
-    def __init__(self, timeout: Seconds | None, gone: Callable[[], bool]) -> None:
-        self._seconds = math.inf if timeout is None else seconds(timeout, "timeout")
+    def __init__(
+        self, timeout: Seconds | None, gone: Callable[[], bool], *, least: float = 0.0
+    ) -> None:
+        """`least` is what the call needs to find out whether there is anything to wait for."""
+        self._seconds = math.inf if timeout is None else max(least, seconds(timeout, "timeout"))
         self._gone = gone
         self._deadline = time.monotonic() + self._seconds
 

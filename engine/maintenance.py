@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from meles.engine import inspection
 from meles.engine.arguments import Patience, Seconds, whole
@@ -36,7 +36,9 @@ from meles.engine.txn.entries import BytesLike, as_bytes
 from meles.engine.verify import verify
 from meles.engine.worker_info import WorkerInfo
 
-_LARGEST_NAMESPACE = (1 << 64) - 1
+_LARGEST_NAMESPACE: Final = (1 << 64) - 1
+_LOOK_SECONDS: Final = 0.1  # the control thread says what is due: it takes a moment to be asked
+_TURN_SECONDS: Final = 0.2  # how often who waits for another call looks whether all is over
 
 
 class Control(Protocol):
@@ -97,14 +99,14 @@ class Maintenance:
 
     # -- care ------------------------------------------------------------------------------------
 
-    def _patience(self, timeout: Seconds | None) -> Patience:
+    def _patience(self, timeout: Seconds | None, *, least: float = 0.0) -> Patience:
         engine = self._engine
-        return Patience(timeout, lambda: engine.refusal is not None)
+        return Patience(timeout, lambda: engine.refusal is not None, least=least)
 
     @contextmanager
     def _alone(self, what: str, patience: Patience) -> Iterator[None]:
         """Wait for another call of this kind; afterwards the database must still be open."""
-        while not self._one_at_a_time.acquire(timeout=min(max(patience(), 0.0), 0.2)):
+        while not self._one_at_a_time.acquire(timeout=min(max(patience(), 0.0), _TURN_SECONDS)):
             self._engine.check_open()
             if patience() <= 0:
                 raise WriteStallError(f"{what}: another one did not end within {patience} s")
@@ -134,7 +136,7 @@ class Maintenance:
     def wait_idle(self, timeout: Seconds | None = None) -> bool:
         """True when no flush, compaction or GC runs or is due; False when `timeout` ran out."""
         self._engine.check_open()
-        idle = self._control.wait_idle(self._patience(timeout))
+        idle = self._control.wait_idle(self._patience(timeout, least=_LOOK_SECONDS))
         self._engine.check_open()
         return idle
 

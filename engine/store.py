@@ -13,6 +13,7 @@ Lock order: write lock (writer.py) > `_spare_lock` > `_edit_lock` > `_lock`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.value_log import ValueLogView, ValueSource
 from meles.engine.vlog.writer import ValueLogWriter
 
+log = logging.getLogger("meles.store")
 _ID_BLOCK = 256  # ids covered by one high-water mark: an fsync per so many files
 
 
@@ -335,8 +337,11 @@ class Store:
         self._unlink_now(kind, file_id)
 
     def _unlink_now(self, kind: Kind, file_id: int) -> None:
-        directory = self.directory_of(kind)
-        directory.unlink(file_name(kind, file_id))
+        name = file_name(kind, file_id)
+        try:
+            self.directory_of(kind).unlink(name)
+        except OSError as error:  # nothing refers to it: the next opening removes it
+            log.warning("%s stays for now: %s", name, error)
 
     def directory_of(self, kind: Kind) -> Directory:
         return self.dirs.values if kind is Kind.VLOG else self.dirs.tables

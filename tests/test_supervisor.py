@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,14 @@ STEPS = [name for name, _ in supervisor.OPEN_STEPS]
 
 class Boom(Exception):
     pass
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a place: how long a sync takes is not what is tested."""
+    home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="meles-test-", dir=home) as path:
+        yield Path(path)
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -114,6 +114,7 @@ class Collecting:
         if plan.relocate and self._scheduler.pool.free("value_gc") > 0:
             self._relocate(plan)
         elif not plan.relocate:
+            self._retry.succeeded()  # what failed is gone
             self._judged = (self._store.version, active, unflushed)
             self._finish_request(plan)
 

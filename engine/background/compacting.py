@@ -88,6 +88,7 @@ class Compacting:
             plan = self._pick(free)
             self._found_none = plan is None
             if plan is None:
+                self._forget_what_is_not_due()
                 return
             self._in_flight.claim(plan)
             if plan.kind == "move":
@@ -219,7 +220,7 @@ class Compacting:
         self._store.install_tables(add, remove, opened, max_ts=self._oracle.published)
         self._runs.remove(run)
         self._in_flight.release(plan)
-        self._retries.pop(_signature(plan), None)
+        self._forget_failures_of(plan)
         counters = self.counters
         counters.compactions += 1
         for _, result in run.results.values():
@@ -235,7 +236,19 @@ class Compacting:
             self._store.install_tables(add, remove, [], max_ts=self._oracle.published)
         finally:
             self._in_flight.release(plan)
+        self._forget_failures_of(plan)
         self.counters.moves += 1
+
+    def _forget_failures_of(self, plan: Plan) -> None:
+        """The plan succeeded; and plans of tables that are gone fail no more."""
+        self._retries.pop(_signature(plan), None)
+        there = set(self._store.version.tables)
+        self._retries = {of: retry for of, retry in self._retries.items() if of <= there}
+
+    def _forget_what_is_not_due(self) -> None:
+        """What failed and nobody asks for any more is no problem any more."""
+        if self._retries and not self._runs and not self._waiting:
+            self._retries = {of: retry for of, retry in self._retries.items() if retry.parked}
 
     def _give_up(self, run: _Running) -> None:
         """Inputs stay, outputs vanish; the plan waits with its claim, or for good when parked."""

@@ -97,6 +97,8 @@ def test_no_deleted_key_is_seen_and_no_live_key_is_missing(tmp_path: Path, worke
         churn.step()
         if number % 10 == 0:
             churn.check()
+    churn.db.flush(60)
+    churn.db.flatten(timeout=60)
     churn.check()
     churn.note()
     assert churn.collected, "the value log was never collected: this run proves nothing"

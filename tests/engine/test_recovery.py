@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from meles.engine.reports import Recovery
 
 OPTIONS: dict[str, Any] = {"workers": "inline", "sync": "none", "value_threshold": 100}
 Data = dict[bytes, bytes]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a place: how long a sync takes is not what is tested."""
+    home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="meles-test-", dir=home) as path:
+        yield Path(path)
 
 
 def files(path: Path) -> Data:

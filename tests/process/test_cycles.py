@@ -44,7 +44,8 @@ def test_thirty_openings_with_workers_leave_nothing(tmp_path):
 
 
 def test_openings_that_fail_leave_nothing(tmp_path):
-    with use(tmp_path / "db", 0):
+    with use(tmp_path / "db", 0) as db:
+        assert db.wait_idle(60)  # files prepared ahead are open by then
         before = held()
         for _ in range(10):
             try:

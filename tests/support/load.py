@@ -38,7 +38,7 @@ from ledger import DELETE, SET, Ledger, digest, make_value, observe, txn_of, val
 
 CLIENTS: Final = 4
 SHARED: Final = [f"s/{n:03d}" for n in range(60)]
-OWN: Final = [[f"o/{client}/{n:03d}" for n in range(40)] for client in range(CLIENTS)]
+OWN: Final = [[f"o/{client}/{n:03d}" for n in range(250)] for client in range(CLIENTS)]
 MARKERS: Final = [f"m/{client}" for client in range(CLIENTS)]
 KEYS: Final = [*SHARED, *MARKERS, *(key for keys in OWN for key in keys)]
 COUNTERS: Final = {"flusher": "flushes", "compactor": "compactions", "value_gc": "gc_runs"}
@@ -49,15 +49,15 @@ _BATCH_VALUE: Final = 9000  # so that a batch never splits: each part would be a
 
 
 def value_length(rng: random.Random) -> int:
-    """Mostly small, a third around the threshold of 1 KiB, some large."""
+    """Mostly small, many around the threshold of 1 KiB, some large."""
     kind = rng.random()
     if kind < 0.05:
         return 0
-    if kind < 0.4:
+    if kind < 0.6:
         return rng.randrange(1, 900)
-    if kind < 0.7:
+    if kind < 0.8:
         return rng.randrange(1000, 1050)
-    if kind < 0.97:
+    if kind < 0.98:
         return rng.randrange(1050, 9000)
     return rng.randrange(9000, _LONGEST_VALUE + 1)
 
@@ -210,6 +210,7 @@ class Load:
             "relocated": stats.value_log.gc_relocated_files,
             "dropped": stats.value_log.gc_dropped_files,
             "deep": sum(level.tables for level in stats.levels[1:]),
+            "levels": sum(1 for level in stats.levels[1:] if level.tables),
             "conflicts": self.conflicts,
         }
 

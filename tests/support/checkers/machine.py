@@ -48,6 +48,7 @@ chosen_options = st.fixed_dictionaries(
         "block_cache_size": st.sampled_from([0, 1 << 20]),
         "value_log_max_entries": st.sampled_from([3, 40]),
         "num_memtables": st.sampled_from([1, 3]),
+        "num_level_zero_tables": st.sampled_from([1, 2, 5]),
         "bloom_false_positive": st.sampled_from([0.0, 0.01]),
     }
 )
@@ -56,8 +57,7 @@ TINY: dict[str, Any] = {
     "base_table_size": 16 << 10,
     "base_level_size": 64 << 10,
     "level_size_multiplier": 2,
-    "num_level_zero_tables": 2,
-    "num_level_zero_tables_stall": 6,
+    "num_level_zero_tables_stall": 8,
     "max_levels": 5,
     "value_log_file_size": 1 << 20,
     "num_compactors": 1,
