@@ -268,7 +268,7 @@ def test_after_a_failed_sync_nothing_is_written_and_everything_is_read(
     assert {k: v for k, v in db.items() if k != b"doubt"} == expected
     report = db.close()
     assert not report.clean
-    del cause, caught, again, calls, call, txn  # errors know where they were raised, and what was there
+    del cause, caught, again, calls, call, txn  # errors hold the frames they were raised in
     assert_nothing_left(held)
     with meles.open(home, **OPTIONS) as db:
         assert {k: v for k, v in db.items() if k != b"doubt"} == expected
