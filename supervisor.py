@@ -335,7 +335,7 @@ class Supervisor:
         if not self._read_only:
             self._writer.refuse(refusal)
         ended = 0
-        for item in list(self.engine.open_objects):
+        for item in self.engine.watched():
             item.end(refusal)
             ended += 1
         return f"{ended} open objects ended" if ended else ""
@@ -471,7 +471,7 @@ class Supervisor:
         path = self._path
         self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
         self.engine.oracle.forget_in_child()
-        for item in list(self.engine.open_objects):
+        for item in self.engine.watched():
             if isinstance(item, Cursor | WriteBatch):  # a transaction asks the engine by itself
                 item.end(self.engine.refusal)
             elif isinstance(item, Subscription):

@@ -14,7 +14,7 @@ import functools
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from meles.engine.arguments import Seconds, seconds, timestamp, whole
@@ -184,7 +184,7 @@ class DB(Maintenance, Scanning):
         return self._track(Txn(self._engine, update=True, at=at))
 
     def _track(self, made: Made) -> Made:
-        self._engine.open_objects.add(made)
+        self._engine.watch(made)
         return made
 
     def transact(self, fn: Callable[[Txn], T], retries: int = 8) -> T:
@@ -278,11 +278,8 @@ class DB(Maintenance, Scanning):
         offset = engine.options.namespace_offset
         plan = make_scan(view, self._oracle.published, shape, offset, prefix, **wanted)
         cursor: Cursor[Any] = Cursor(view, plan)
-        engine.open_objects.add(cursor)
+        engine.watch(cursor)
         return cursor
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.keys())
 
     @property
     def path(self) -> str:

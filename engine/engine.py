@@ -34,6 +34,20 @@ class Engine:
     open_objects: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     publisher: Publisher = field(default_factory=Publisher)
 
+    def watch(self, item: Any) -> None:
+        """Have it ended when the database closes, also if it does so at this moment."""
+        self.open_objects.add(item)
+        if self.refusal is not None:
+            item.end(self.refusal)
+
+    def watched(self) -> list[Any]:
+        """What is to be ended, whoever adds to it meanwhile."""
+        while True:
+            try:
+                return list(self.open_objects)
+            except RuntimeError:  # it changed while it was listed
+                continue
+
     def check_open(self) -> None:
         if self.refusal is not None:
             raise self.refusal()

@@ -63,7 +63,7 @@ def table_infos(version: Version) -> list[TableInfo]:
 def memtable_infos(view: ReadView) -> list[MemtableInfo]:
     """The active memtable first, then sealed ones from new to old."""
     return [
-        MemtableInfo(m.id, "active" if m is view.active else "sealed", m.size, m.records,
+        MemtableInfo(m.id, "active" if m is view.active else "sealed", m.size, m.written,
         len(m.index)) for m in (view.active, *view.sealed)
     ]  # fmt: skip
 

@@ -43,6 +43,7 @@ class ValueSink:
         self.flushed_end = 0
         self.full: list[ValueLogWriter] = []
         self.full_bytes = 0  # written to files that are no longer current
+        self.rotated = False  # a file became full: somebody should seal it
 
     def observe(self, sizes: Sequence[int]) -> None:
         """Let these value sizes move the threshold, if it is a percentile."""
@@ -96,7 +97,7 @@ class ValueSink:
             or (writer.entries and writer.entries + count > self._file_entries)
         ):
             fresh = self._store.new_values()
-            self.retire()
+            self.rotated = self.retire()
             self.current = writer = fresh
         return writer
 

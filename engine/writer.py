@@ -194,8 +194,8 @@ class Writer:
         """
         if self.brake.seconds_per_byte:
             self.brake.pay(size)
-        if self._rotated:
-            self._rotated = False
+        if self._rotated or self.sink.rotated:
+            self._rotated = self.sink.rotated = False
             self._poke()
         if self._sync_on_commit:
             self.sync(count)
@@ -244,16 +244,14 @@ class Writer:
         began = time.monotonic()
         self.counters.stalls += 1
         try:
-            while len(self._store.view.sealed) >= self._max_sealed and self.refusal is None:
-                if self._inline:
-                    self._flush_inline_locked()
+            while len(sealed := self._store.view.sealed) >= self._max_sealed:
+                if self.refusal is not None:
+                    return
                 left = began + self._stall_timeout - time.monotonic()
-                stuck = self._inline and len(self._store.view.sealed) >= self._max_sealed
-                if stuck or not self._room.wait(max(left, 0)):
-                    if len(self._store.view.sealed) < self._max_sealed:
-                        return
+                waited = self._flush_inline_locked() if self._inline else self._room.wait(left)
+                if not waited and sealed == self._store.view.sealed:
                     raise WriteStallError(
-                        f"{len(self._store.view.sealed)} memtables wait to be flushed after "
+                        f"{len(sealed)} memtables wait to be flushed after "
                         f"{time.monotonic() - began:.1f} s"
                     )
         finally:
@@ -261,13 +259,17 @@ class Writer:
             self.counters.stall_seconds += seconds
             self.counters.longest_stall = max(self.counters.longest_stall, seconds)
 
-    def _flush_inline_locked(self) -> None:
-        """Without workers nobody else makes room: let the scheduler run on this thread."""
+    def _flush_inline_locked(self) -> bool:
+        """Without workers nobody else makes room: let the scheduler run on this thread.
+
+        False: what that could do, it has done.
+        """
         self.lock.release()
         try:
             self._poke()
         finally:
             self.lock.acquire()
+        return False
 
     def room_made(self) -> None:
         """Called when a memtable was flushed."""

@@ -73,8 +73,11 @@ def scan(
     if keys.is_empty():
         return iter(())
     sources: list[Iterator[Columns]] = []
-    if pending is not None and pending.keys:
-        sources.append(iter((pending,)))
+    if pending is not None:
+        first = 0 if keys.low is None else bisect_left(pending.keys, keys.low)
+        stop = len(pending) if keys.high is None else bisect_left(pending.keys, keys.high)
+        if first < stop:
+            sources.append(iter((pending.slice(first, stop),)))
     for memtable in (view.active, *view.sealed):
         if len(memtable.index):
             sources.append(

@@ -169,6 +169,12 @@ class Memtable:
         log = self.log  # sealing takes it away
         return log.end if log is not None else self.end
 
+    @property
+    def written(self) -> int:
+        """Records in the log; `records` knows them once it is sealed."""
+        log = self.log
+        return log.records if log is not None else self.records
+
     def get(self, key: bytes, ts: int) -> Found | None:
         """The newest version <= ts, whatever it is (also a tombstone)."""
         offset = self._offsets.get(key)

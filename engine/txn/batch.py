@@ -132,14 +132,14 @@ class WriteBatch:
             return
         writer = self._engine.check_writable()
         keys = list(values)
-        if not self._bans and self._engine.has_bans:  # banned since the batch began
-            for key in keys:
-                self._engine.check_namespace(key)
         metas, expiries = [0] * len(keys), [0] * len(keys)
         if special:
             metas = [special[key][0] if key in special else 0 for key in keys]
             expiries = [special[key][1] if key in special else 0 for key in keys]
         try:
+            if not self._bans and self._engine.has_bans:  # banned since the batch began
+                for key in keys:
+                    self._engine.check_namespace(key)
             writer.commit(keys, list(values.values()), metas, expiries, ts=self._at)
         except BaseException:
             self._finished = True

@@ -7,6 +7,7 @@ Fails with: `TypeError` for an unknown argument or a bound that is no bytes, `Va
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
@@ -113,3 +114,7 @@ class Scanning:
     def values(self, prefix: BytesLike = b"", **wanted: Unpack[ScanArguments]) -> Cursor[bytes]:
         """Values in key order. Arguments as `iterate`."""
         return self._cursor(SHAPE_VALUE, prefix, wanted)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its keys, in order."""
+        return self.keys()

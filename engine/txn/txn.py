@@ -144,7 +144,7 @@ class Txn(Scanning):
             pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)
-        self._engine.open_objects.add(cursor)
+        self._engine.watch(cursor)
         if self._finished:  # on another thread, meanwhile
             cursor.end(_ended)
         return cursor
