@@ -621,3 +621,43 @@ def test_opening_and_closing_leaves_nothing_behind(tmp_path: Path) -> None:
         with meles.open(tmp_path / "db", **OPTIONS) as db:
             db[b"%d" % n] = bytes(1000)
     before.check()
+
+
+def test_iterators_opened_while_it_closes_end_with_it(image: Path) -> None:
+    """Every one of them, whichever came first, it or the closing."""
+    db = meles.open(image, **OPTIONS)
+    made: list[Any] = []
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            while True:
+                made.extend((db.keys(), db.view(), db.subscribe()))
+        except meles.ClosedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(made) > 300)
+        report = db.close()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before)
+    assert errors == []
+    assert report.clean, report
+    for item in made:
+        if isinstance(item, meles.Txn):
+            with pytest.raises(meles.ClosedError):
+                item.get(b"k")
+        elif isinstance(item, meles.Subscription):
+            assert list(item) == []
+        else:
+            with pytest.raises(meles.ClosedError):
+                next(item)

@@ -157,4 +157,6 @@ def test_an_error_of_a_split_ends_the_batch(open_db: OpenDB) -> None:
     db.ban_namespace(0)
     with pytest.raises(meles.BannedKeyError):
         batch.flush()
+    with pytest.raises(meles.TransactionFinishedError):
+        batch.set(b"other", b"v")
     assert list(db) == []

@@ -25,11 +25,11 @@ def use(path, number, **options):
         path, memtable_size=64 << 10, value_log_file_size=1 << 20, num_compactors=1, sync="none",
         **options,
     )  # fmt: skip
-    for key in range(300):
+    for key in range(150):
         db.set(b"k%03d" % key, bytes([number]) * 600)
         db.set(b"v%03d" % key, bytes([number]) * 2000)
     assert db.get(b"v007") == bytes([number]) * 2000
-    assert sum(1 for _ in db.items()) == 600
+    assert sum(1 for _ in db.items()) == 300
     db.stats()
     return db
 

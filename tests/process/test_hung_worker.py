@@ -102,6 +102,18 @@ def test_a_stopped_worker_is_replaced_and_its_job_done(opened, kind):
     assert db.health().status == "closed"
 
 
+def test_workers_that_hang_without_a_job_are_replaced_too(opened):
+    db = opened(worker_hang_timeout=0.5)
+    hung = {kind: wait_for_state(db, kind, "idle").pid for kind in KINDS}
+    for pid in hung.values():
+        os.kill(pid, signal.SIGSTOP)
+    for kind in KINDS:
+        wait_until(lambda kind=kind: worker(db, kind).pid not in (None, hung[kind]), DEADLINE)
+    fill(db, 12)
+    work(db, "compactor")
+    expect_round(db, 11)
+
+
 def test_reads_and_commits_go_on_while_all_workers_hang(opened):
     db = opened(worker_hang_timeout=60.0, memtable_size=1 << 20)
     for kind in KINDS:
@@ -141,6 +153,7 @@ def test_a_second_close_draws_the_deadline_closer(opened):
     closing = threading.Thread(target=lambda: reports.append(db.close()))
     closing.start()
     wait_until(lambda: db.closed, DEADLINE)
+    threading.Event().wait(0.3)  # by now it waits for the first of the hung
     report = db.close(timeout=1.0)
     closing.join()
     assert reports == [report]

@@ -1,24 +1,20 @@
 """A hypothesis state machine: random use of the public API, every answer compared with the model.
 
-The clock is the machine's own. Everything is so small that logs, tables, levels and value-log files
-rotate all the time. `workers` is set by the subclass that a test runs.
+`workers` is set by the subclass that a test runs.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import meles
 import pytest
-from checkers.mirror import OpenCursor, OpenTxn
+from checkers.machine_state import PATIENCE, MachineState
+from checkers.mirror import OpenTxn
 from checkers.model import Entry, Model, Range, Write, narrowed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from meles.engine import clock
+from hypothesis.stateful import initialize, precondition, rule
 
 KEYS = [
     b"a", b"a\0", b"a\0b", b"aa", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c/1", b"c/2", b"c/20",
@@ -27,8 +23,6 @@ KEYS = [
 MERGED = [b"M1", b"M2"]
 PREFIXES = [b"", b"a", b"a\0", b"b\xff", b"c/", b"c/2", b"m/", b"m/01", b"M", b"\xff", b"zz"]
 BULK = 100  # entries of a bulk load, of several hundred bytes each
-PATIENCE = 60.0  # seconds for what workers do
-CALM = 12  # steps between two upsets: what they end needs time to grow
 
 keys = st.sampled_from([*KEYS[:6], *KEYS])  # a few are hot
 bounds = st.none() | st.sampled_from([*KEYS, b"m/050", b"", b"zzz"])
@@ -38,7 +32,7 @@ metas = st.sampled_from([0, 0, 0, 7, 255])
 picks = st.integers(0, 7)
 flags = st.booleans()
 endings = st.sampled_from(["commit", "commit", "commit", "discard", "nothing"])
-rivals = st.tuples(st.sampled_from(["", "", "set", "set", "delete", "drop"]), picks)
+rivals = st.tuples(st.sampled_from(["", "", "set", "set", "flushed", "delete", "drop"]), picks)
 chosen_options = st.fixed_dictionaries(
     {
         "num_versions_to_keep": st.sampled_from([1, 1, 2, 1 << 30]),
@@ -52,16 +46,6 @@ chosen_options = st.fixed_dictionaries(
         "bloom_false_positive": st.sampled_from([0.0, 0.01]),
     }
 )
-TINY: dict[str, Any] = {
-    "memtable_size": 64 << 10,
-    "base_table_size": 16 << 10,
-    "base_level_size": 64 << 10,
-    "level_size_multiplier": 2,
-    "num_level_zero_tables_stall": 8,
-    "max_levels": 5,
-    "value_log_file_size": 1 << 20,
-    "num_compactors": 1,
-}
 scans = st.fixed_dictionaries(
     {
         "prefix": st.sampled_from([b"", b"", *PREFIXES]),
@@ -74,27 +58,8 @@ scans = st.fixed_dictionaries(
 shapes = st.sampled_from(["iterate", "items", "keys", "values", "keys_only"])
 
 
-class DatabaseMachine(RuleBasedStateMachine):
-    """Subclasses set `workers`."""
-
-    workers = "inline"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1_700_000_000_000
-        self._real_clock = clock.time_ns
-        clock.time_ns = lambda: self.now * 1_000_000
-        memory = "/dev/shm"
-        self.home = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
-        self.generation = 0
-        self.written = 0
-        self.steps = 0
-        self.upset_at = 0
-        self.txns: list[OpenTxn] = []
-        self.cursors: list[OpenCursor] = []
-        self.operators: dict[bytes, Any] = {}
-        self.model = Model(1)
-        self.db: Any = None
+class DatabaseMachine(MachineState):
+    """The rules."""
 
     @initialize(options=chosen_options, loads=st.sampled_from([0, 0, 4]))
     def start(self, options: dict[str, Any], loads: int) -> None:
@@ -105,60 +70,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.bulk(number, 1, 300)
             self.db.flush(PATIENCE)
 
-    def _open(self, options: dict[str, Any]) -> None:
-        self.model.keep = min(self.model.keep, options["num_versions_to_keep"])
-        self.db = meles.open(self.path, workers=self.workers, **TINY, **options)
-        assert self.db.max_version() == self.model.last_ts
-
-    @property
-    def path(self) -> Path:
-        return self.home / str(self.generation)
-
-    def teardown(self) -> None:
-        try:
-            if self.db is not None:
-                try:
-                    self._check_everything()
-                finally:
-                    report = self.db.close(PATIENCE)
-                    self._end_handles()
-                assert report.clean, report
-        finally:
-            clock.time_ns = self._real_clock
-            shutil.rmtree(self.home)
-
-    def _end_handles(self) -> None:
-        """After a close: everything that was open says so."""
-        for cursor in self.cursors:
-            if not cursor.closed:
-                with pytest.raises(meles.ClosedError):
-                    next(cursor.cursor)
-        for open_txn in self.txns:
-            with pytest.raises(meles.ClosedError):
-                open_txn.txn.get(b"a")
-        self.txns, self.cursors, self.operators = [], [], {}
-
-    @invariant()
-    def after_each_step(self) -> None:
-        self.steps += 1
-        self.model.give_up(min((t.read_ts for t in self.txns), default=None))
-
-    def _is_calm(self) -> bool:
-        return self.steps - self.upset_at >= CALM
-
     # -- writing ---------------------------------------------------------------------------------
-
-    def _value(self, size: int) -> bytes:
-        self.written += 1
-        return (b"%d." % self.written).ljust(size, b"=")[: max(size, 8)] if size else b""
-
-    def _write(self, size: int, ttl: float | None, meta: int, discard: bool) -> Write:
-        expiry = 0 if ttl is None else self.now + round(ttl * 1000)
-        return Write(self._value(size), expiry, meta, discard)
-
-    @staticmethod
-    def _keywords(write: Write, ttl: float | None) -> dict[str, Any]:
-        return {"ttl": ttl, "meta": write.meta, "discard_earlier": write.discard}
 
     @rule(
         key=keys,
@@ -214,9 +126,16 @@ class DatabaseMachine(RuleBasedStateMachine):
                 collected[key] = write
         self.model.commit(collected)
 
-    @rule(milliseconds=st.sampled_from([1, 499, 500, 1000, 29_000, 3_600_000]))
-    def let_time_pass(self, milliseconds: int) -> None:
-        self.now += milliseconds
+    @rule(how=st.sampled_from(["ms", "second", "hour", "almost", "exactly", "exactly"]), key=keys)
+    def let_time_pass(self, how: str, key: bytes) -> None:
+        """Some time, or until a key expires or very nearly does."""
+        newest = self.model.live(key, self.model.last_ts, self.now)
+        expiry = 0 if newest is None else newest.write.expiry
+        if how in ("almost", "exactly"):
+            self.now = max(self.now, expiry - (how == "almost"))
+        else:
+            self.now += {"ms": 1, "second": 1000, "hour": 3_600_000}[how]
+        self.look_up([key])
 
     # -- reading without a transaction -----------------------------------------------------------
 
@@ -243,15 +162,6 @@ class DatabaseMachine(RuleBasedStateMachine):
                 expected = self.model.scan(Range(), at, self.now)
                 assert list(txn.items()) == [(k, e.write.value) for k, e in expected]
 
-    def _compare_item(self, item: Any, entry: Entry | None) -> None:
-        assert (item is None) == (entry is None)
-        if entry is not None:
-            write = entry.write
-            assert (item.value, item.version, item.meta, item.deleted, item.value_size) == (
-                write.value, entry.version, write.meta, False, len(write.value or b"")
-            )  # fmt: skip
-            assert item.expires_at == write.expiry / 1000
-
     # -- transactions ----------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.txns) < 5)
@@ -276,13 +186,19 @@ class DatabaseMachine(RuleBasedStateMachine):
         at = pick % len(self.txns)
         opened = self.txns[at]
         for _ in range(count):
-            act = data.draw(st.sampled_from(["read", "write", "delete", "scan"]))
+            act = data.draw(st.sampled_from(["read", "write", "delete", "scan", "seek"]))
             key = data.draw(keys)
             if act == "read":
                 self._read(opened, key)
             elif act == "scan":
                 wanted = data.draw(scans)
                 self._finish_cursor(self._cursor(self.db, opened, wanted, 0, "items"), 1 << 20)
+            elif act == "seek":
+                mirror = self._cursor(self.db, opened, data.draw(scans), 0, "iterate")
+                self._step(mirror, data.draw(picks))
+                mirror.cursor.seek(key)
+                mirror.seek(key)
+                self._finish_cursor(mirror, data.draw(picks))
             elif opened.update:
                 size, ttl = (0, None) if act == "delete" else data.draw(st.tuples(sizes, lives))
                 self._write_in(opened, key, size, ttl, act == "delete")
@@ -320,8 +236,10 @@ class DatabaseMachine(RuleBasedStateMachine):
         seen = [row[0] for cursor in opened.cursors for row in cursor.segment[: cursor.at]]
         seen = sorted({*seen, *opened.reads, KEYS[pick]})
         key = seen[pick % len(seen)]
-        if how == "set":
+        if how in ("set", "flushed"):
             self.write(key, 10, None, 0, "set")
+            if how == "flushed":
+                self.db.flush(PATIENCE)
         elif how == "delete":
             self.write(key, 0, None, 0, "delete")
         elif how == "drop":
@@ -366,62 +284,10 @@ class DatabaseMachine(RuleBasedStateMachine):
 
     # -- iterating -------------------------------------------------------------------------------
 
-    def _source(self, pick: int) -> tuple[Any, OpenTxn | None]:
-        """The database for some picks, else one of the transactions."""
-        opened = self.txns[pick % len(self.txns)] if self.txns and pick % 3 else None
-        return (self.db if opened is None else opened.txn), opened
-
-    def _cursor(
-        self, source: Any, owner: OpenTxn | None, wanted: dict[str, Any], since_back: int,
-        shape: str,
-    ) -> OpenCursor:  # fmt: skip
-        source = source if owner is None else owner.txn
-        ts = self.model.last_ts if owner is None else owner.read_ts
-        since = max(0, ts - since_back) if since_back else 0
-        within = narrowed(wanted["prefix"], wanted["start"], wanted["stop"])
-        pending = {} if owner is None else owner.pending
-        rows = self.model.scan(within, ts, self.now, pending, since)
-        if shape == "keys_only":
-            cursor = source.iterate(keys_only=True, since=since, **wanted)
-        else:
-            cursor = getattr(source, shape)(since=since, **wanted)
-        mirror = OpenCursor(cursor, rows, within, wanted["reverse"], wanted["limit"], shape, owner)
-        if owner is not None:
-            owner.cursors.append(mirror)
-        return mirror
-
-    def _step(self, mirror: OpenCursor, count: int) -> None:
-        given = []
-        for _ in range(count):
-            row = next(mirror.cursor, None)
-            if row is None:
-                break
-            given.append(row)
-        expected = mirror.take(count)
-        assert len(given) == len(expected), (given, expected)
-        for row, (key, entry) in zip(given, expected, strict=True):
-            if mirror.shape == "items":
-                assert row == (key, entry.write.value)
-            elif mirror.shape == "keys":
-                assert row == key
-            elif mirror.shape == "values":
-                assert row == entry.write.value
-            else:
-                assert row.key == key
-                if not 0 < entry.write.expiry <= self.now:  # else it expired after the snapshot
-                    self._compare_item(row, entry)
-
     @rule(pick=picks, wanted=scans, since_back=st.sampled_from([0, 0, 0, 2, 9]), shape=shapes)
     def scan(self, pick: int, wanted: dict[str, Any], since_back: int, shape: str) -> None:
         source, owner = self._source(pick)
         self._finish_cursor(self._cursor(source, owner, wanted, since_back, shape), 1 << 20)
-
-    def _finish_cursor(self, mirror: OpenCursor, count: int) -> None:
-        self._step(mirror, count)
-        mirror.cursor.close()
-        mirror.note()
-        mirror.closed = True
-        assert next(mirror.cursor, None) is None
 
     @precondition(lambda self: len(self.cursors) < 6)
     @rule(
@@ -484,34 +350,6 @@ class DatabaseMachine(RuleBasedStateMachine):
             self._compare_versions(key, found.pop(key, []), ts, since, pending.get(key))
         assert not found
 
-    def _note_covered(self, owner: OpenTxn, prefix: bytes) -> None:
-        whole = OpenCursor(None, [], narrowed(prefix, None, None), False, None, "", owner)
-        whole.exhausted = True
-        owner.cursors.append(whole)
-        whole.note()
-        whole.closed = True
-
-    def _compare_versions(
-        self, key: bytes, items: list[Any], ts: int, since: int, own: Write | None
-    ) -> None:
-        if own is not None and (ts > since or not since):  # comes first, numbered as the snapshot
-            first, *items = items
-            assert (first.version, first.deleted) == (ts, Entry(ts, own).gone(self.now))
-            assert (first.value, first.meta) == (own.value or b"", own.meta)
-        versions = [item.version for item in items]
-        assert versions == sorted(set(versions), reverse=True)
-        known = {entry.version: entry.write for entry in self.model.versions(key, ts)}
-        for item in items:
-            write = known[item.version]
-            assert item.version > since
-            expired = 0 < write.expiry <= self.now
-            assert item.deleted == (write.value is None or expired)
-            if not expired:  # an expired one may have become a bare tombstone
-                assert (item.value, item.meta) == (write.value or b"", write.meta)
-                assert item.expires_at == write.expiry / 1000
-        must = self.model.must_be_there(key, ts, self.now)
-        assert {entry.version for entry in must if entry.version > since} <= set(versions)
-
     # -- merge operators -------------------------------------------------------------------------
 
     def _operator(self, key: bytes) -> Any:
@@ -519,14 +357,17 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.operators[key] = self.db.merge_operator(key, bytes.__add__, every=86400.0)
         return self.operators[key]
 
-    @rule(key=st.sampled_from(MERGED), size=sizes, how=st.sampled_from(["add", "get", "stop"]))
+    @rule(
+        key=st.sampled_from(MERGED), size=sizes, how=st.sampled_from(["add", "add", "get", "stop"])
+    )
     def merge(self, key: bytes, size: int, how: str) -> None:
         operator = self._operator(key)
         folded, count = self.model.folded(key, self.model.last_ts, self.now)
         if how == "add":
-            value = self._value(size)
-            operator.add(value)
-            self.model.commit({key: Write(value, merge=True)})
+            for _ in range(2):
+                value = self._value(size)
+                operator.add(value)
+                self.model.commit({key: Write(value, merge=True)})
         elif how == "get" and folded is not None:
             assert operator.get() == folded
         elif how == "get":
@@ -553,7 +394,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         else:
             assert self.db.wait_idle(PATIENCE)
 
-    @precondition(_is_calm)
+    @precondition(lambda self: self.is_calm())
     @rule(prefixes=st.lists(st.sampled_from(PREFIXES[1:]), max_size=2))
     def drop(self, prefixes: list[bytes]) -> None:
         if prefixes:
@@ -563,7 +404,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.model.drop(prefixes or [b""])
         self.upset_at = self.steps
 
-    @precondition(_is_calm)
+    @precondition(lambda self: self.is_calm())
     @rule(options=chosen_options, crash=flags)
     def reopen(self, options: dict[str, Any], crash: bool) -> None:
         """After a crash: with the bytes the kernel has."""
@@ -578,12 +419,3 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.generation += 1
         self._open(options)
         self.upset_at = self.steps
-
-    def _check_everything(self) -> None:
-        expected = self.model.scan(Range(), self.model.last_ts, self.now)
-        pairs = [(key, entry.write.value) for key, entry in expected]
-        assert list(self.db.items()) == pairs
-        assert list(self.db.items(reverse=True)) == pairs[::-1]
-        report = self.db.verify(values=True)
-        assert report.ok, report.problems
-        assert self.db.health().status == "ok", self.db.health()

@@ -1,0 +1,76 @@
+"""Read marks: while a reader is there, nothing it may ask for is given up."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from meles.engine.txn.oracle import Oracle
+
+
+def test_the_oldest_reader_holds_the_discard_timestamp() -> None:
+    oracle = Oracle(10)
+    assert oracle.discard_ts() == 10
+    first, ts = oracle.begin("a")
+    assert ts == 10
+    oracle.published = 15
+    second, ts = oracle.begin("b")
+    assert (ts, oracle.discard_ts()) == (15, 10)
+    third, ts = oracle.begin("c", 3)
+    assert (ts, oracle.discard_ts()) == (3, 3)
+    assert [(mark.ts, mark.owner) for mark in oracle.readers()] == [(3, "c"), (10, "a"), (15, "b")]
+    oracle.end(third)
+    oracle.end(third)
+    assert oracle.discard_ts() == 10
+    oracle.end(first)
+    assert oracle.discard_ts() == 15
+    oracle.end(second)
+    assert (oracle.discard_ts(), oracle.readers()) == (15, [])
+
+
+def test_in_managed_mode_the_caller_gives_versions_up() -> None:
+    oracle = Oracle(10, managed=True)
+    assert oracle.discard_ts() == 0
+    oracle.set_discard_ts(7)
+    oracle.set_discard_ts(5)
+    assert oracle.discard_ts() == 7
+    mark, _ = oracle.begin("a", 4)
+    assert oracle.discard_ts() == 4
+    oracle.end(mark)
+    assert oracle.discard_ts() == 7
+
+
+def test_readers_come_and_go_while_it_is_asked() -> None:
+    """The answer is never above a reader that began before the question and is still there."""
+    oracle = Oracle(0)
+    stop = threading.Event()
+    wrong: list[tuple[int, int]] = []
+
+    def read(seed: int) -> None:
+        chance = random.Random(seed)
+        held = []
+        for _ in range(3000):
+            held.append(oracle.begin("reader"))
+            if len(held) > 5 or chance.random() < 0.5:
+                oracle.end(held.pop(chance.randrange(len(held)))[0])
+            oldest = min((ts for _, ts in held), default=1 << 62)
+            found = oracle.discard_ts()
+            if found > oldest:
+                wrong.append((found, oldest))
+        for mark, _ in held:
+            oracle.end(mark)
+
+    def publish() -> None:
+        while not stop.is_set():
+            oracle.published += 1
+
+    readers = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
+    publisher = threading.Thread(target=publish)
+    for thread in (publisher, *readers):
+        thread.start()
+    for thread in readers:
+        thread.join(60)
+    stop.set()
+    publisher.join(60)
+    assert wrong == []
+    assert oracle.readers() == []
