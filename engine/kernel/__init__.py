@@ -1,12 +1,12 @@
 """The hot paths: plain functions in Python, and the compiled twins of whole paths.
 
-`NATIVE` is the compiled module, or None where it was not built or not wanted. A layer that has a
-compiled twin of a class keeps the readable one under its name with `Py` at the end and chooses once,
-in the module that defines it.
+`NATIVE` is the compiled module, or None where it was not built or not wanted. A layer with a compiled
+twin of a class keeps the readable one under its name with `Py` at the end and chooses once, in the
+module that defines it.
 
 Runs in: supervisor and workers.
-Invariants: (1) `MELES_KERNEL` is read once, at import; (2) both kernels make the same bytes and give
-the same answers, which the suites in tests/contract hold them to.
+Invariants: (1) `MELES_KERNEL` is read once, at import; (2) both kernels make the same bytes and
+give the same answers, which the suites in tests/contract hold them to.
 Fails with: `ConfigError` when MELES_KERNEL names a kernel that is not there.
 """
 

@@ -11,7 +11,6 @@ import meles.engine.kernel as kernel
 import pytest
 from meles.engine.errors import ConfigError
 
-
 BUILT = importlib.util.find_spec("meles.engine.kernel._native") is not None
 SHOW = "import meles.engine.kernel as k; print(k.KIND)"
 
