@@ -13,7 +13,8 @@ the readable definition, the compiled twin is engine/kernel/plain_writer.pxi.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from meles.engine.ids import MAX_KEY_BYTES, RESERVED_PREFIX
 from meles.engine.kernel import NATIVE
@@ -32,9 +33,14 @@ class PlainWriterPy:
     """
 
     __slots__ = (
-        "dirty", "entries", "entry_limit", "index", "lock", "open", "published", "rotate_at",
-        "size", "value_limit",
+        "dirty", "entries", "entry_limit", "index", "lock", "on_error", "open", "published",
+        "rotate_at", "size", "value_limit", "values", "vlog_ids",
     )  # fmt: skip
+
+    # The compiled twin appends large values itself, with these; here they take the long way.
+    values: Any
+    vlog_ids: set[int]
+    on_error: Callable[[OSError], Exception]
 
     def __init__(self, lock: threading.Lock, published: Published, index: LogIndex) -> None:
         self.lock = lock

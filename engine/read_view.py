@@ -49,7 +49,7 @@ class ReadView:
             [memtable.index for memtable in (self.active, *self.sealed)],
             self.level_zero,
             [tables for _, tables in self.levels],
-            self.values.read,
+            self.values.compiled,
             now_ms,
         )
 

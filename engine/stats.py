@@ -15,7 +15,7 @@ from meles.engine.brake import Brake
 from meles.engine.engine import Engine
 from meles.engine.reports import Recovery, StallInfo, Stats
 from meles.engine.worker_info import WorkerInfo
-from meles.engine.writer import WriteCounters
+from meles.engine.write_counters import WriteCounters
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Final
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
+from meles.engine.plain_writer import PlainWriter
 from meles.engine.store import Store
 from meles.engine.vlog.layout import ENTRY_BYTES
 from meles.engine.vlog.threshold import DynamicThreshold
@@ -39,7 +40,8 @@ class ValueSink:
         if options.vlog_percentile:
             self._sizes = DynamicThreshold(options.value_threshold, options.vlog_percentile)
         self.threshold = options.value_threshold
-        self.current: ValueLogWriter | None = None
+        self._current: ValueLogWriter | None = None
+        self.plain: PlainWriter | None = None  # appends here too, once it is there
         self.flushed_end = 0
         self.full: list[ValueLogWriter] = []
         self.full_bytes = 0  # written to files that are no longer current
@@ -50,6 +52,20 @@ class ValueSink:
         if self._sizes is not None:
             self._sizes.observe_many(sizes)
             self.threshold = self._sizes.threshold
+
+    @property
+    def current(self) -> ValueLogWriter | None:
+        """The file appended to."""
+        return self._current
+
+    @current.setter
+    def current(self, writer: ValueLogWriter | None) -> None:
+        self._current = writer
+        if writer is not None:
+            writer.appender.end_limit = self._file_size
+            writer.appender.entry_limit = self._file_entries
+        if self.plain is not None:
+            self.plain.values = None if writer is None else writer.appender
 
     @property
     def observes(self) -> bool:

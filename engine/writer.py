@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from meles.engine.brake import Brake
@@ -33,6 +32,7 @@ from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
 from meles.engine.value_sink import ValueSink
 from meles.engine.vlog.writer import ValueLogWriter
+from meles.engine.write_counters import WriteCounters
 from meles.engine.write_failure import WriteFailure
 
 log = logging.getLogger("meles.writer")
@@ -41,20 +41,6 @@ log = logging.getLogger("meles.writer")
 CommitHook: TypeAlias = Callable[
     [int, Sequence[bytes], Sequence[bytes], Sequence[int], Sequence[int]], None
 ]
-
-
-@dataclass(slots=True)
-class WriteCounters:
-    """Sums since open. `bytes` are of user keys and values."""
-
-    entries: int = 0  # with `bytes`, as of the last look: the writer counts them elsewhere
-    bytes: int = 0
-    log_bytes: int = 0  # of sealed logs
-    syncs: int = 0
-    stalls: int = 0
-    stall_seconds: float = 0.0
-    longest_stall: float = 0.0
-    by_reason: dict[str, int] = field(default_factory=dict)
 
 
 class Writer:
@@ -91,6 +77,9 @@ class Writer:
         self.plain.value_limit = options.value_threshold
         self.plain.entry_limit = options.txn_limit - RECORD_BYTES
         self.plain.dirty = not self._sync_by_time
+        self.plain.vlog_ids = self.active.vlog_ids
+        self.plain.on_error = self._append_failed_locked
+        self.sink.plain = self.plain
         self.arm()
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
@@ -274,6 +263,7 @@ class Writer:
             self._unsynced_logs.append(writer)
         self.active = fresh
         self.plain.index = fresh.index
+        self.plain.vlog_ids = fresh.vlog_ids
         self.sink.note_rotation()
         self._store.rotate(fresh)
         self._rotated = True
@@ -472,6 +462,11 @@ class Writer:
             self.arm()
             self._room.notify_all()
         return self.refusal()
+
+    def _append_failed_locked(self, error: OSError) -> Error:
+        if self.sink.current is not None:
+            self.sink.current.cut()
+        return self._failed_locked(error)
 
     def check(self) -> None:
         """Raise `StoreFailedError` if an earlier failure ended writing."""

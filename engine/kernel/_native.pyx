@@ -7,9 +7,11 @@ Runs in: supervisor and workers.
 Invariants: (1) bytes from a file are bounded by checks of their own before they are used, so damage
 raises and never crashes; (2) nothing here opens, maps or writes a file: buffers come in, and whoever
 handed one in may take it back (`release`); (3) the GIL is held except where a comment says so, and
-what it guards is named there.
+what it guards is named there; (4) a class that holds a buffer is no business of the collector's
+(`no_gc`), which would clear a memoryview under it: nothing such a class holds leads back to it.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -85,6 +87,7 @@ def key_hash(bytes key not None):
 include "block.pxi"
 include "table_blocks.pxi"
 include "log_index.pxi"
+include "values.pxi"
 include "plain_writer.pxi"
 include "points.pxi"
 include "scan.pxi"

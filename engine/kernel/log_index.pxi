@@ -33,6 +33,7 @@ cdef inline void write_record(
     at[27] = user
 
 
+@cython.no_gc
 cdef class LogIndex:
     """Key to newest record. One thread at a time appends, any number reads."""
 
@@ -189,6 +190,10 @@ cdef class LogIndex:
         )
         self.end = (self.end + PREFIX_BYTES + length + 7) & ~<uint64_t>7
         self.records += count
+
+    cdef inline bint has_room(self, uint64_t size) noexcept nogil:
+        """Whether a transaction of one record with so many bytes of key and value fits."""
+        return self.end + FRAME_BYTES + RECORD_BYTES + size <= self._room
 
     cdef bint append(
         self, const uint8_t* key, size_t key_size, const uint8_t* value, size_t value_size,

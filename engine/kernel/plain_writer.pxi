@@ -148,6 +148,9 @@ cdef class PlainWriter:
     cdef public uint64_t rotate_at   # bytes of log at which the memtable is full
     cdef public Py_ssize_t value_limit   # from this size on a value goes to the value log
     cdef public Py_ssize_t entry_limit   # largest entry a transaction takes, key and value
+    cdef public ValueAppender values # where large values go; None: the long way
+    cdef public set vlog_ids         # value-log files the active memtable points into
+    cdef public object on_error      # under the lock: what to raise for an `OSError`
     cdef public uint64_t entries     # committed since open
     cdef public uint64_t size        # bytes of their keys and values
 
@@ -167,21 +170,59 @@ cdef class PlainWriter:
         key_at = <const uint8_t*>PyBytes_AS_STRING(key)
         key_size = PyBytes_GET_SIZE(key)
         value_size = PyBytes_GET_SIZE(value)
+        if not 0 < key_size <= MAX_KEY_BYTES or key_at[0] == FIRST_RESERVED:
+            return 0
+        if value_size >= self.value_limit:
+            return self._put_large(key_at, key_size, value, -1)
         if (
-            not 0 < key_size <= MAX_KEY_BYTES
-            or key_at[0] == FIRST_RESERVED
-            or value_size >= self.value_limit
-            or key_size + value_size > self.entry_limit
+            key_size + value_size > self.entry_limit
             or not self.lock.attempt()
         ):
             return 0
         try:
             index = self.index
-            if self.open and index.end < self.rotate_at and index.append(
+            if self._may_append(-1) and index.append(
                 key_at, key_size, <const uint8_t*>PyBytes_AS_STRING(value), value_size,
                 0, 0, 0, self.published.ts + 1,
             ):
                 ts = self._publish(1, key_size + value_size)
+        finally:
+            self.lock.give_up()
+        return ts
+
+    cdef inline bint _may_append(self, int64_t snapshot) noexcept:
+        """Asked under the lock: whether what was true before it still is."""
+        return (
+            self.open and self.index.end < self.rotate_at
+            and (snapshot < 0 or <uint64_t>snapshot == self.published.ts)
+        )
+
+    cdef uint64_t _put_large(
+        self, const uint8_t* key_at, Py_ssize_t key_size, bytes value, int64_t snapshot
+    ) except? 0:
+        """As `put`, by way of the value log."""
+        cdef uint8_t pointer[POINTER_BYTES]
+        cdef uint64_t ts = 0
+        if (
+            self.values is None or key_size + POINTER_BYTES > self.entry_limit
+            or not self.lock.attempt()
+        ):
+            return 0
+        try:
+            if (
+                self._may_append(snapshot) and self.index.has_room(key_size + POINTER_BYTES)
+                and self.values is not None and self.values.has_room(len(value))
+            ):
+                ts = self.published.ts + 1
+                try:
+                    self.values.write(value, ts, pointer)    # may give up the GIL, not the lock
+                except OSError as error:
+                    raise self.on_error(error) from error
+                self.vlog_ids.add(self.values.file_id)
+                self.index.append(
+                    key_at, key_size, pointer, POINTER_BYTES, META_POINTER, 0, 0, ts
+                )
+                self._publish(1, key_size + len(value))
         finally:
             self.lock.give_up()
         return ts
@@ -211,16 +252,17 @@ cdef class PlainWriter:
                 return 0
             value_size = PyBytes_GET_SIZE(<object>value)
             if value_size >= self.value_limit:
-                return 0
+                if len(values) > 1:
+                    return 0
+                return self._put_large(
+                    <const uint8_t*>PyBytes_AS_STRING(<object>key), PyBytes_GET_SIZE(<object>key),
+                    <bytes>value, snapshot,
+                )
             size += PyBytes_GET_SIZE(<object>key) + value_size
         if not self.lock.attempt():
             return 0
         try:
-            if (
-                self.open and self.index.end < self.rotate_at
-                and (snapshot < 0 or <uint64_t>snapshot == self.published.ts)
-                and self.index.put_plain(values, self.published.ts + 1)
-            ):
+            if self._may_append(snapshot) and self.index.put_plain(values, self.published.ts + 1):
                 ts = self._publish(len(values), size)
         finally:
             self.lock.give_up()

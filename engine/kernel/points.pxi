@@ -22,18 +22,19 @@ cdef class Points:
     cdef Py_ssize_t _level_zero
     cdef Py_ssize_t* _level_ends # of each level in `_places`
     cdef Py_ssize_t _levels
-    cdef object _read_value
+    cdef ValueMap _values
     cdef object _now_ms
 
     def __cinit__(self):
         self._places = NULL
         self._level_ends = NULL
 
-    def __init__(self, list memtables not None, level_zero, levels, read_value, now_ms):
+    def __init__(
+        self, list memtables not None, level_zero, levels, ValueMap values not None, now_ms
+    ):
         """`level_zero` and each of `levels` are tables: `meta.min_key`, `meta.max_key`, `blocks()`.
 
-        `read_value(pointer, version)` follows a value pointer; `now_ms()` is asked for entries that
-        expire.
+        `now_ms()` is asked for entries that expire.
         """
         cdef Py_ssize_t nth
         if self._places != NULL:
@@ -55,7 +56,7 @@ cdef class Points:
             raise MemoryError
         for nth in range(self._count):
             self._fill(nth, self._tables[nth])
-        self._read_value = read_value
+        self._values = values
         self._now_ms = now_ms
 
     cdef _fill(self, Py_ssize_t nth, table):
@@ -144,9 +145,11 @@ cdef class Points:
         cdef list keep = []
         if not self._find(key, ts, &entry, keep) or entry.meta & META_DELETE:
             return None
-        if not entry.expiry and not entry.meta & META_POINTER:
-            return value_bytes(&entry)
+        if not entry.expiry:
+            if not entry.meta & META_POINTER:
+                return value_bytes(&entry)
+            return self._values.read(entry.value, entry.value_size, entry.version)
         found = found_tuple(&entry)              # what follows may give up the GIL
-        if found[2] and found[2] <= self._now_ms():
+        if found[2] <= self._now_ms():
             return None
-        return self._read_value(found[3], found[0]) if found[1] & META_POINTER else found[3]
+        return self._values(found[3], found[0]) if found[1] & META_POINTER else found[3]

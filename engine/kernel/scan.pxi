@@ -6,7 +6,7 @@
 cdef enum:
     FIRST_BATCH = 32             # entries; who wants little waits for little
     LARGEST_BATCH = 1024
-    LARGEST_BATCH_BYTES = 1 << 20
+    LARGEST_BATCH_BYTES = 64 << 10
 
 cdef uint64_t OWN_VERSION = (<uint64_t>1 << 63) - 1    # iterators.visible: a transaction's own write
 
@@ -112,7 +112,7 @@ cdef class Scan:
     cdef bint _begun
     cdef uint64_t _ts, _since, _now_ms
     cdef bint _keys_wanted, _values_wanted, _details
-    cdef object _read_value
+    cdef ValueMap _read_value
     cdef Py_ssize_t _size        # entries of the next batch
     cdef _Source _lead           # whose entry is next
     cdef _Source _rival          # whose entry would be, without it
@@ -121,7 +121,8 @@ cdef class Scan:
     cdef object _failure         # met in the middle of a batch, to be raised at the next
 
     def __init__(
-        self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, read_value,
+        self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms,
+        ValueMap read_value not None,
         *, bint keys=True, bint values=True, bint details=False,
     ):
         """`sources`, newest first: lists of tables in key order, or iterators of `Columns`.
@@ -201,9 +202,12 @@ cdef class Scan:
                         or entry.version <= self._since
                     ):
                         if self._values_wanted:
-                            value = value_bytes(entry)
                             if entry.meta & META_POINTER and not self._details:
-                                value = self._read_value(value, entry.version)
+                                value = self._read_value.read(
+                                    entry.value, entry.value_size, entry.version
+                                )
+                            else:
+                                value = value_bytes(entry)
                             values.append(value)
                             size += PyBytes_GET_SIZE(value)
                         if self._details:

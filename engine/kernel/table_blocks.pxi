@@ -24,6 +24,7 @@ cdef inline bint has_pattern(const uint8_t* line, uint64_t number, int bits) noe
     return True
 
 
+@cython.no_gc
 cdef class TableBlocks:
     """Blocks by number and entries by key, for one table."""
 

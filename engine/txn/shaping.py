@@ -47,7 +47,7 @@ def _compiled(
     details = wanted.shape == SHAPE_ITEM
     found = NATIVE.Scan(
         sources(view, keys, look, reverse=False, pending=pending), keys.low, keys.high,
-        look.ts, look.since, look.now_ms, view.values.read, keys=keys_wanted or details,
+        look.ts, look.since, look.now_ms, view.values.compiled, keys=keys_wanted or details,
         values=details or not (wanted.shape == SHAPE_KEY or wanted.keys_only), details=details,
     )  # fmt: skip
     if not details:

@@ -15,6 +15,7 @@ of what was read is looked up in the view itself, however long the transaction w
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from meles.engine.arguments import timestamp
@@ -55,6 +56,7 @@ from meles.engine.writer import Writer
 T = TypeVar("T")
 Own: TypeAlias = tuple[bytes, int, int]  # value, user << 8 | meta, expiry ms
 _NOT_SPECIAL: Final = (0, 0)
+_ONCE: Final = (True,)
 _NO_COUNT_LIMIT: Final = 1 << 62
 
 
@@ -65,20 +67,21 @@ class Txn(EntryBuffer, Scanning):
     the commit.
     """
 
+    _finished = True  # until there is something to finish
+    _commit_ts = 0
+    _quiet = False
+    _reads: set[bytes] | frozenset[bytes] = frozenset()  # this and the next two: made when needed
+    _covered: Sequence[KeyRange] = ()
+    _cursors: Sequence[Cursor[Any]] = ()
+
     def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
-        self._finished = True  # until there is something to finish
         self._engine = engine
         self._update = update
         options, oracle = engine.options, engine.oracle
-        self._mark, self._read_ts = oracle.begin(at)
-        self._commit_ts = 0
-        self._finished = False
-        self._reads: set[bytes] = set()
-        self._covered: list[KeyRange] = []
-        self._cursors: list[Cursor[Any]] = []
         self._track = update and options.detect_conflicts
-        self._quiet = False
-        self._first_end = iter((True,))  # taken by who ends it, for good
+        self._first_end = iter(_ONCE)  # taken by who ends it, for good
+        self._mark, self._read_ts = oracle.begin(at)
+        self._finished = False
         self._collect(
             oracle.clock, options.txn_limit, options.value_threshold, _NO_COUNT_LIMIT,
             update and options.namespace_offset < 0,
@@ -114,7 +117,7 @@ class Txn(EntryBuffer, Scanning):
             found = (self._read_ts, *self._special.get(key, _NOT_SPECIAL), value)
         else:
             if self._track:
-                self._reads.add(key)
+                self._note_read(key)
             looked_up = view.find(key, self._read_ts)
             if looked_up is None:
                 return None
@@ -124,6 +127,12 @@ class Txn(EntryBuffer, Scanning):
         if found[1] & META_DELETE or 0 < found[2] <= now_ms():
             return None
         return view, found
+
+    def _note_read(self, key: bytes) -> None:
+        reads = self._reads
+        if type(reads) is not set:
+            self._reads = reads = set()
+        reads.add(key)
 
     def item(self, key: BytesLike) -> Item | None:
         """The key's entry with version, meta and expiry, or None."""
@@ -161,7 +170,7 @@ class Txn(EntryBuffer, Scanning):
         if self._writes and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
-        self._cursors.append(cursor)
+        self._cursors = [*self._cursors, cursor]
         self._engine.watch(cursor)
         if self._finished:  # on another thread, meanwhile
             cursor.end(_ended)
@@ -303,19 +312,20 @@ class Txn(EntryBuffer, Scanning):
         return claimed
 
     def _end_cursors(self) -> None:
-        cursors, self._cursors = self._cursors, []
+        cursors, self._cursors = self._cursors, ()
         for cursor in cursors:
             if self._track:
-                self._covered += cursor.covered()
+                self._covered = [*self._covered, *cursor.covered()]
             cursor.end(self._engine.refusal or _ended)
 
     def _finish(self) -> None:
         self._engine.oracle.end(self._mark)
         if self._cursors:
             self._end_cursors()
+            self._covered = ()
+        if self._reads:
+            self._reads = frozenset()
         self._clear()
-        self._reads = set()
-        self._covered = []
 
     def __enter__(self) -> Txn:
         self._check()

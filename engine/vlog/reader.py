@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, repeat
 from operator import add, ge
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import ValuePointer
@@ -24,6 +25,7 @@ from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
 from meles.engine.fs.files import Directory, File
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_FILE_BYTES
+from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import VlogMeta
 from meles.engine.vlog.layout import (
     CHECKED_FROM,
@@ -116,6 +118,10 @@ def _bad_map(message: str, data_end: int, path: str) -> CorruptionError:
     return CorruptionError(message, path=path, offset=data_end, kind=KIND_MAPS)
 
 
+def _damaged_value(path: str, what: str, offset: int) -> CorruptionError:
+    return entry_error(path, offset, what)
+
+
 class _Mapping(Protocol):
     """A mapped file, as what it is used for: a slice of it is a copy."""
 
@@ -205,6 +211,22 @@ class ValueLogFile:
         if crc32c(view[offset + CHECKED_FROM : after], crc32c(pointer)) != crc:
             raise entry_error(self.path, offset, "value checksum does not match")
         return data[offset + ENTRY_BYTES : after]
+
+    def compiled(self) -> list[Any]:
+        """A compiled reader (`NATIVE.ValueFile`) for each logical file of a mapped file."""
+        data = self._data
+        if data is None:
+            return []
+        damaged = partial(_damaged_value, self.path)
+        nothing = memoryview(b"")
+        return [
+            NATIVE.ValueFile(
+                data, self._end, logical,
+                *((self._maps.get(logical) or (nothing, nothing)) if self._maps else (None, None)),
+                damaged,
+            )
+            for logical in self.logical
+        ]  # fmt: skip
 
     def read(self, pointer: ValuePointer, version: int | None = None) -> bytes:
         """As `fetch`."""

@@ -9,13 +9,14 @@ Fails with: `CorruptionError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from meles.engine.codec.entry import POINTER_BYTES
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import VlogMeta
 from meles.engine.vlog.layout import KIND_FILE, KIND_VALUE
 from meles.engine.vlog.reader import ValueLogFile
@@ -32,6 +33,10 @@ class ValueSource(Protocol):
     @property
     def logical(self) -> tuple[int, ...]: ...
     def fetch(self, pointer: bytes, version: int | None = None) -> bytes: ...
+    def compiled(self) -> Sequence[Any]:
+        """What the compiled kernel reads it with; nothing, if `fetch` is the only way."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -52,6 +57,9 @@ class UnreadableFile:
             "the value's file cannot be read", path=cause.path, offset=cause.offset, kind=cause.kind
         ) from cause
 
+    def compiled(self) -> Sequence[Any]:
+        return ()
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -67,7 +75,7 @@ def open_source(directory: Directory, meta: VlogMeta) -> ValueLogFile | Unreadab
 class ValueLogView:
     """Immutable: logical file id to the file that holds its values now."""
 
-    __slots__ = ("_fetch", "files", "path")
+    __slots__ = ("_fetch", "compiled", "files", "path")
 
     def __init__(self, path: str, files: Iterable[ValueSource] = ()) -> None:
         """`path` is the value directory, for messages. No logical file may lie in two files."""
@@ -80,6 +88,10 @@ class ValueLogView:
                 if key in self._fetch:
                     raise InvariantError(f"logical value-log file {logical} lies in two files")
                 self._fetch[key] = file.fetch
+        self.compiled: Any = None  # the compiled twin of `read`
+        if NATIVE is not None:
+            found = [part for file in self.files.values() for part in file.compiled()]
+            self.compiled = NATIVE.ValueMap(found, self.read)
 
     def read(self, pointer: bytes, version: int | None = None) -> bytes:
         """The value at an encoded address, checked; `version` is checked too when given."""

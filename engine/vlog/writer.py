@@ -13,9 +13,9 @@ rotated.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import POINTER_BYTES, ValuePointer
@@ -24,6 +24,7 @@ from meles.engine.errors import ClosedError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_FILE_BYTES
+from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import VlogMeta
 from meles.engine.vlog.layout import (
     ENTRY,
@@ -41,6 +42,41 @@ _CAPACITY: Final = MAX_FILE_BYTES - TRAILER_BYTES
 _JOIN_BYTES: Final = 1 << 20  # larger writes go out piece by piece instead of through one copy
 
 
+def encode_entry(file_id: int, offset: int, value: bytes, version: int) -> tuple[bytes, bytes]:
+    """Header and value of an entry, as they are written one after the other."""
+    seeded = SEEDED.pack(file_id, offset, len(value), version)
+    return ENTRY.pack(crc32c(value, crc32c(seeded)), len(value), version), value
+
+
+class ValueAppenderPy:
+    """The append end of the active file; the compiled twin is engine/kernel/values.pxi.
+
+    `end_limit`, `capacity` and `entry_limit` are for the compiled commit, which asks before it
+    appends.
+    """
+
+    def __init__(self, file_id: int, end: int, pwrite: Callable[[bytes, int], None]) -> None:
+        self.file_id = file_id
+        self.end = end
+        self.entries = 0
+        self.end_limit = self.capacity = self.entry_limit = 0
+        self._pwrite = pwrite
+
+    def append(self, value: bytes, version: int) -> bytes:
+        """Write one entry; its encoded address. On an error `end` has not moved."""
+        pointer = ValuePointer(self.file_id, self.end, len(value)).encode()
+        self._pwrite(b"".join(encode_entry(self.file_id, self.end, value, version)), self.end)
+        self.end += ENTRY_BYTES + len(value)
+        self.entries += 1
+        return pointer
+
+
+if TYPE_CHECKING or NATIVE is None:
+    ValueAppender = ValueAppenderPy
+else:
+    ValueAppender = NATIVE.ValueAppender
+
+
 class ValueLogWriter:
     """One active file, created here.
 
@@ -48,7 +84,7 @@ class ValueLogWriter:
     by then does not matter, recovery rewrites one that was never written.
     """
 
-    __slots__ = ("_file", "_sealed", "end", "entries", "file_id", "logical", "path")
+    __slots__ = ("_file", "_sealed", "appender", "file_id", "logical", "path")
 
     def __init__(self, directory: Directory, file_id: int) -> None:
         """`FileExistsError` if the name is taken."""
@@ -58,16 +94,25 @@ class ValueLogWriter:
         self.file_id = file_id
         self.logical = (file_id,)
         self.path = directory.join(name)
-        self.end = HEADER_BYTES
-        self.entries = 0
         self._sealed = False
         self._file = directory.create(name)
+        self.appender = ValueAppender(file_id, HEADER_BYTES, self._file.pwrite)
+        self.appender.capacity = _CAPACITY
         try:
             self._file.pwrite(FileHeader(MAGIC_VLOG, file_id).encode(), 0)
         except BaseException:
             self._file.close()
             directory.unlink(name)
             raise
+
+    @property
+    def end(self) -> int:
+        """Where the next entry begins."""
+        return self.appender.end
+
+    @property
+    def entries(self) -> int:
+        return self.appender.entries
 
     @property
     def room(self) -> int:
@@ -80,19 +125,20 @@ class ValueLogWriter:
         after = offset + ENTRY_BYTES + length
         if after > _CAPACITY or self._sealed:
             raise self._refusal(after)
-        seeded = SEEDED.pack(self.file_id, offset, length, version)
-        header = ENTRY.pack(crc32c(value, crc32c(seeded)), length, version)
         if length < _JOIN_BYTES:
             try:
-                self._file.pwrite(header + value, offset)
+                self.appender.append(value, version)
             except BaseException:
-                self._cut()
+                self.cut()
                 raise
         else:
-            self._write_pieces([header, value])
-        self.end = after
-        self.entries += 1
+            self._write_pieces(list(encode_entry(self.file_id, offset, value, version)))
+            self._moved_to(after, 1)
         return ValuePointer(self.file_id, offset, length)
+
+    def _moved_to(self, end: int, entries: int) -> None:
+        self.appender.end = end
+        self.appender.entries += entries
 
     def append_many(self, values: Sequence[bytes], version: int) -> list[bytes]:
         """Append all values in one write; their encoded addresses in the same order."""
@@ -111,8 +157,7 @@ class ValueLogWriter:
         if after - self.end < _JOIN_BYTES:
             pieces = [b"".join(pieces)]
         self._write_pieces(pieces)
-        self.end = after
-        self.entries += len(values)
+        self._moved_to(after, len(values))
         return [head[:POINTER_BYTES] for head in seeded]
 
     def fetch(self, pointer: bytes, version: int | None = None) -> bytes:
@@ -128,6 +173,10 @@ class ValueLogWriter:
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than what was written")
         return value_of(entry, pointer, version, offset, self.path)
+
+    def compiled(self) -> Sequence[object]:
+        """The active file is read by `fetch`."""
+        return ()
 
     def read(self, pointer: ValuePointer) -> bytes:
         """As `fetch`."""
@@ -166,10 +215,10 @@ class ValueLogWriter:
                 self._file.pwrite(piece, at)
                 at += len(piece)
         except BaseException:
-            self._cut()
+            self.cut()
             raise
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """Give back what a failed append took, if the file system lets us: nothing relies on it."""
         with contextlib.suppress(OSError):
             self._file.truncate(self.end)

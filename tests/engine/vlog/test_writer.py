@@ -112,7 +112,7 @@ def test_an_address_is_checked(directory: Directory) -> None:
     with pytest.raises(CorruptionError, match="version 3"):
         writer.fetch(pointer.encode(), 4)
     unpublished = writer.append(b"unpublished", 5)
-    writer.end = unpublished.offset
+    writer.appender.end = unpublished.offset
     with pytest.raises(CorruptionError, match="outside"):
         writer.read(unpublished)
     writer.close()
@@ -159,7 +159,7 @@ def test_a_full_disk_takes_nothing_away(tmp_path: Path, room: int, size: int, bu
 
 def test_growing_past_what_offsets_can_say_is_refused(directory: Directory) -> None:
     writer = ValueLogWriter(directory, 1)
-    writer.end = MAX_FILE_BYTES - 100
+    writer.appender.end = MAX_FILE_BYTES - 100
     assert writer.room == 36
     with pytest.raises(InvariantError, match="rotate"):
         writer.append(b"v" * 30, 1)

@@ -1,0 +1,179 @@
+# Values of the value log: read where they lie in a mapped file, and appended to the active one.
+#
+# The Python twins are `ValueLogFile.fetch` in vlog/reader.py and `ValueLogWriter.append` in
+# vlog/writer.py; the bytes are those of engine/vlog/FORMAT.md.
+
+cdef enum:
+    VALUE_HEAD_BYTES = 16        # checksum, value bytes, version
+    POINTER_BYTES = 12           # logical file, offset, value bytes
+    SEEDED_BYTES = 20            # pointer and version: what an entry's checksum begins with
+    LARGEST_JOINED = 1 << 20     # larger values are not copied to be written with their head
+    LONG_VALUE = 16384           # from here on checking it does without the GIL
+
+
+@cython.no_gc
+cdef class ValueFile:
+    """A mapped file of values, for one logical file that lives in it."""
+
+    cdef Py_buffer _view
+    cdef bint _held
+    cdef const uint8_t* _base
+    cdef uint64_t _end               # of the entries
+    cdef readonly uint32_t logical
+    cdef Py_buffer _old_view, _new_view
+    cdef bint _moved
+    cdef Py_ssize_t _places
+    cdef object _damaged
+
+    def __init__(self, mapping, uint64_t end, uint32_t logical, old, new, damaged):
+        """`old` and `new` are the offset map's columns (u32), None where nothing was moved.
+
+        `damaged(what, offset)` makes the error to raise.
+        """
+        if self._held:
+            raise RuntimeError("made once")
+        PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
+        self._held = True
+        self._base = <const uint8_t*>self._view.buf
+        if end > <uint64_t>self._view.len:
+            raise ValueError("entries end behind the mapping")
+        self._end = end
+        self.logical = logical
+        self._damaged = damaged
+        if old is not None:
+            PyObject_GetBuffer(old, &self._old_view, PyBUF_SIMPLE)
+            try:
+                PyObject_GetBuffer(new, &self._new_view, PyBUF_SIMPLE)
+            except BaseException:
+                PyBuffer_Release(&self._old_view)
+                raise
+            self._moved = True
+            self._places = self._old_view.len // 4
+            if self._new_view.len != self._old_view.len:
+                raise ValueError("columns of different lengths")
+
+    def __dealloc__(self):
+        if self._moved:
+            PyBuffer_Release(&self._old_view)
+            PyBuffer_Release(&self._new_view)
+        if self._held:
+            PyBuffer_Release(&self._view)
+
+    cdef int64_t _place(self, uint32_t offset) noexcept nogil:
+        """Where the entry written at `offset` lies now, -1 when it is not kept."""
+        cdef const uint8_t* old
+        cdef Py_ssize_t low = 0, high = self._places, middle
+        if not self._moved:
+            return offset
+        old = <const uint8_t*>self._old_view.buf
+        while low < high:
+            middle = (low + high) >> 1
+            if load32(old + 4 * middle) < offset:
+                low = middle + 1
+            else:
+                high = middle
+        if low < self._places and load32(old + 4 * low) == offset:
+            return load32(<const uint8_t*>self._new_view.buf + 4 * low)
+        return -1
+
+    cdef object fetch(self, const uint8_t* pointer, uint64_t version):
+        """The value at an encoded address, checked under it."""
+        cdef uint32_t offset = load32(pointer + 4), length = load32(pointer + 8), crc
+        cdef int64_t place = self._place(offset)
+        cdef const uint8_t* at
+        cdef uint64_t size = <uint64_t>length + VALUE_HEAD_BYTES - 8
+        if place < 0:
+            raise self._damaged(f"no value of address {offset} is kept here", 0)
+        if place < LOG_HEADER_BYTES or <uint64_t>place + VALUE_HEAD_BYTES + length > self._end:
+            raise self._damaged("address lies outside the file", place)
+        at = self._base + place
+        if load32(at + 4) != length:
+            raise self._damaged("entry has another length than was written", place)
+        if load64(at + 8) != version:
+            raise self._damaged("entry has another version than was written", place)
+        crc = crc32c_extend(pointer, POINTER_BYTES, 0)
+        if length >= LONG_VALUE:
+            with nogil:                          # this object holds the mapping
+                crc = crc32c_extend(at + 8, size, crc)
+        else:
+            crc = crc32c_extend(at + 8, size, crc)
+        if load32(at) != crc:
+            raise self._damaged("value checksum does not match", place)
+        return PyBytes_FromStringAndSize(<const char*>at + VALUE_HEAD_BYTES, length)
+
+
+cdef class ValueMap:
+    """Values by address: from mapped files here, from all others by a call."""
+
+    cdef dict _files             # logical file to ValueFile
+    cdef object _elsewhere
+
+    def __init__(self, files, elsewhere):
+        """`elsewhere(pointer, version)` reads what no `ValueFile` of `files` holds."""
+        self._files = {(<ValueFile?>file).logical: file for file in files}
+        self._elsewhere = elsewhere
+
+    cdef object read(self, const uint8_t* pointer, size_t size, uint64_t version):
+        cdef object file
+        if size == POINTER_BYTES:
+            file = self._files.get(load32(pointer))
+            if file is not None:
+                return (<ValueFile>file).fetch(pointer, version)
+        return self._elsewhere(PyBytes_FromStringAndSize(<const char*>pointer, size), version)
+
+    def __call__(self, bytes pointer not None, uint64_t version):
+        """The value at an encoded address."""
+        return self.read(<const uint8_t*>PyBytes_AS_STRING(pointer), len(pointer), version)
+
+
+cdef class ValueAppender:
+    """The append end of the active value-log file."""
+
+    cdef readonly uint32_t file_id
+    cdef public uint64_t end
+    cdef public uint64_t entries
+    cdef public uint64_t end_limit       # an entry begins before this
+    cdef public uint64_t capacity        # and ends at or before this
+    cdef public uint64_t entry_limit
+    cdef object _pwrite
+
+    def __init__(self, uint32_t file_id, uint64_t end, pwrite):
+        """`pwrite(data, offset)` writes all of it or raises."""
+        self.file_id = file_id
+        self.end = end
+        self._pwrite = pwrite
+
+    cdef bint has_room(self, Py_ssize_t size) noexcept:
+        return (
+            size <= LARGEST_JOINED and <uint64_t>size <= self.end_limit
+            and self.end < self.end_limit and self.entries < self.entry_limit
+            and self.end + VALUE_HEAD_BYTES + size <= self.capacity
+        )
+
+    def append(self, bytes value not None, uint64_t version):
+        """Write one entry; its encoded address. On an error `end` has not moved."""
+        cdef uint8_t pointer[POINTER_BYTES]
+        self.write(value, version, pointer)
+        return PyBytes_FromStringAndSize(<const char*>pointer, POINTER_BYTES)
+
+    cdef bint write(self, bytes value, uint64_t version, uint8_t* pointer) except False:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+        cdef uint8_t seeded[SEEDED_BYTES]
+        cdef uint32_t crc
+        cdef bytes entry = PyBytes_FromStringAndSize(NULL, VALUE_HEAD_BYTES + size)
+        cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(entry)
+        store32(seeded, self.file_id)
+        store32(seeded + 4, self.end)
+        store32(seeded + 8, size)
+        store64(seeded + 12, version)
+        crc = crc32c_extend(seeded, SEEDED_BYTES, 0)
+        crc = crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc)
+        store32(at, crc)
+        store32(at + 4, size)
+        store64(at + 8, version)
+        memcpy(at + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), size)
+        self._pwrite(entry, self.end)
+        memcpy(pointer, seeded, POINTER_BYTES)
+        self.end += VALUE_HEAD_BYTES + size
+        self.entries += 1
+        return True
