@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef extern from "bytes.h" nogil:
     uint16_t load16(const uint8_t* at)
@@ -57,3 +57,5 @@ def key_hash(bytes key not None):
 
 include "block.pxi"
 include "table_blocks.pxi"
+include "buffer.pxi"
+include "block_maker.pxi"

@@ -227,7 +227,7 @@ def test_an_input_that_ends_early_is_an_error_and_no_output(
     """Every block checks out, but there are fewer entries than the properties promise."""
     builder = TableBuilder(directory, 1, BUILD, created_ms=0)
     builder.add(run_of(range(900), 1))
-    builder.count += 1
+    builder.blocks.count += 1
     builder.finish()
     before = names(directory)
     with pytest.raises(CorruptionError):
