@@ -24,6 +24,7 @@ cdef extern from "bytes.h" nogil:
     void store32(uint8_t* at, uint32_t value)
     void store64(uint8_t* at, uint64_t value)
     void publish64(uint8_t* at, uint64_t value)
+    uint64_t swapped64(uint64_t value)
     bint little_endian()
     uint8_t check_epoch()
     void crc32c_prepare()
@@ -59,3 +60,4 @@ include "block.pxi"
 include "table_blocks.pxi"
 include "buffer.pxi"
 include "block_maker.pxi"
+include "merge.pxi"

@@ -1,0 +1,494 @@
+# The merge of a compaction, entry by entry (the Python twins are compaction/merge_columns.py, the
+# part of it that is pure compaction/retention.py).
+#
+# `step` runs without the GIL for about STEP_BYTES of input, then says what it needs of Python. It
+# reads blocks in place, compares keys by their first eight bytes where those differ, and copies an
+# entry once, into the block that `BlockMaker` has in hand.
+
+cdef enum:
+    STEP_BYTES = 1 << 20         # passed between two returns to Python: signs of life, writes
+
+cdef enum:                       # what `step` returns; compaction/merge_native.py has the same names
+    MERGE_DONE = 0
+    MERGE_TABLE = 1              # source `source` has come to the end of its table
+    MERGE_OUTPUT = 2             # the next entry begins a table
+    MERGE_PAUSE = 3              # nothing: signs of life may be given, blocks written
+    MERGE_READY = 4              # inside only, from here on
+    MERGE_BLOCK = 5              # a block that needs Python: a codec or damage
+    MERGE_DISORDER = 6           # offsets within a block
+    MERGE_UNSORTED = 7           # keys of a source
+    MERGE_REFUSED = 8            # by the maker
+    MERGE_NO_MEMORY = 9
+
+cdef struct Span:
+    const uint8_t* at
+    size_t size
+
+cdef struct Source:
+    const uint8_t* base          # of the mapping; all below are the open table's
+    const uint8_t* offsets
+    const uint8_t* sizes
+    uint32_t seed
+    Py_ssize_t block
+    Py_ssize_t blocks
+    bint opened                  # `payload` is that of `block`
+    bint clip                    # the start of the range lies in this block
+    Payload payload
+    size_t nth
+    uint64_t found               # entries given
+    Entry entry                  # the next one
+    uint64_t prefix              # the first bytes of its key, as a number that orders like it
+
+
+cdef inline uint64_t key_prefix(const uint8_t* key, size_t size) noexcept nogil:
+    """The first 8 bytes, big-endian, zeros behind a shorter key: equal ones decide nothing."""
+    cdef uint64_t word = 0
+    if size >= 8:
+        word = load64(key)
+    elif size:
+        memcpy(&word, key, size)
+    return swapped64(word)
+
+
+cdef Buffer spans_of(list parts) except *:
+    """Where these bytes lie; `parts` must stay."""
+    cdef Buffer spans
+    cdef Span span
+    cdef bytes part
+    memset(&spans, 0, sizeof(Buffer))
+    for part in parts:
+        span.at = <const uint8_t*>PyBytes_AS_STRING(part)
+        span.size = PyBytes_GET_SIZE(part)
+        if not append(&spans, &span, sizeof(Span)):
+            drop(&spans)
+            raise MemoryError
+    return spans
+
+
+cdef bint open_in_place(Source* s) noexcept nogil:
+    """Check the block and find its columns; False when Python has to see to it."""
+    cdef uint64_t offset = load64(s.offsets + 8 * s.block)
+    cdef uint32_t size = load32(s.sizes + 4 * s.block) - BLOCK_HEAD_BYTES
+    cdef const uint8_t* at = s.base + offset
+    if at[12] or load32(at + 8) != size or load32(at) != size:
+        return False
+    if load32(at + 4) != crc32c_extend(
+        at + 8, <size_t>size + 8, s.seed ^ <uint32_t>offset ^ size
+    ):
+        return False
+    return open_payload(at + BLOCK_HEAD_BYTES, size, &s.payload)
+
+
+cdef class Merger:
+    """Merges sources, given newest first, keeps what is to stay and puts it to a BlockMaker."""
+
+    cdef object _refuse
+    cdef list _kept_alive
+    cdef list _tables                   # TableBlocks of each source, None without
+    cdef list _payloads                 # bytes of an unpacked block of each source, else None
+    cdef BlockMaker _maker
+    cdef bint _last                     # no further table can be opened
+    cdef uint64_t _limit
+    # range, retention
+    cdef bint _has_start
+    cdef bint _has_stop
+    cdef Span _start
+    cdef Span _stop
+    cdef uint64_t _discard_ts
+    cdef uint64_t _to_keep
+    cdef uint64_t _now_ms
+    cdef Buffer _lows                   # Span
+    cdef Buffer _highs                  # Span
+    cdef size_t _below                  # ranges whose low is <= the key asked about last
+    cdef Buffer _drops                  # Span
+    cdef Buffer _drop_ts                # u64
+    cdef Buffer _splits                 # Span
+    cdef size_t _next_split
+    # sources
+    cdef Source* _sources
+    cdef Py_ssize_t _count
+    cdef Py_ssize_t _started
+    cdef Py_ssize_t* _heap              # sources by their next entry
+    cdef Py_ssize_t _heap_size
+    cdef Py_ssize_t _turn               # the source whose next entry is to be found, -1 = none
+    cdef bint _on_top                   # it is the first of the heap
+    # the key in hand
+    cdef Buffer _key
+    cdef bint _any
+    cdef uint64_t _version
+    cdef uint64_t _counted
+    cdef bint _ended
+    cdef bint _written
+    cdef bint _dropping
+    cdef uint64_t _dropped_to
+    cdef bint _judged                   # `_entry` stays and is not written yet
+    cdef Entry _entry
+    cdef uint64_t _passed
+    cdef readonly uint64_t dropped
+    cdef readonly uint64_t tombstones
+    cdef readonly Py_ssize_t source     # which one MERGE_TABLE is about
+
+    def __init__(
+        self, Py_ssize_t count, start, stop, uint64_t discard_ts, uint64_t versions_to_keep,
+        uint64_t now_ms, list below, list drops, list splits, uint64_t limit, refuse,
+    ):
+        """`below`, `drops`, `splits` as in CompactJob, drops due now alone; `limit` in bytes."""
+        if self._sources != NULL:
+            raise RuntimeError("a merger merges once")
+        self._refuse = refuse
+        self._discard_ts = discard_ts
+        self._to_keep = versions_to_keep
+        self._now_ms = now_ms
+        self._limit = limit
+        lows = [low for low, _ in below]
+        highs = [high for _, high in below]
+        prefixes = [prefix for prefix, _ in drops]
+        self._kept_alive = [start, stop, lows, highs, prefixes, splits]
+        self._lows = spans_of(lows)
+        self._highs = spans_of(highs)
+        self._drops = spans_of(prefixes)
+        self._splits = spans_of(splits)
+        for _, ts in drops:
+            if not append64(&self._drop_ts, ts):
+                raise MemoryError
+        self._has_start = start is not None
+        if self._has_start:
+            self._start = bytes_span(start)
+        self._has_stop = stop is not None
+        if self._has_stop:
+            self._stop = bytes_span(stop)
+        self._tables = [None] * count
+        self._payloads = [None] * count
+        self._count = count
+        self._turn = -1
+        self._sources = <Source*>calloc(count + 1, sizeof(Source))
+        self._heap = <Py_ssize_t*>calloc(count + 1, sizeof(Py_ssize_t))
+        if self._sources == NULL or self._heap == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        drop(&self._lows)
+        drop(&self._highs)
+        drop(&self._drops)
+        drop(&self._drop_ts)
+        drop(&self._splits)
+        drop(&self._key)
+        free(self._sources)
+        free(self._heap)
+
+    # -- what Python gives -----------------------------------------------------------------------
+
+    def feed(self, Py_ssize_t nth, TableBlocks table not None):
+        """The next table of a source, which keeps its place until `feed` or `end` again."""
+        cdef Source* s
+        if not 0 <= nth < self._count or not table._held:
+            raise ValueError("no such source, or its table is closed")
+        s = &self._sources[nth]
+        self._tables[nth] = table
+        self._payloads[nth] = None
+        s.base = table._base
+        s.offsets = table._offsets
+        s.sizes = table._sizes
+        s.seed = table._seed
+        s.blocks = table.count
+        s.block = table.block_for(self._start.at, self._start.size) if self._has_start else 0
+        s.clip = self._has_start
+        s.opened = False
+        s.found = 0
+
+    def end(self, Py_ssize_t nth):
+        """The source that MERGE_TABLE was about has no further table."""
+        if nth != self._turn:
+            raise ValueError("this source is not asked for a table")
+        self._forget(nth)
+        if self._on_top:
+            self._heap_size -= 1
+            self._heap[0] = self._heap[self._heap_size]
+            self._sift_down()
+        self._turn = -1
+
+    cdef _forget(self, Py_ssize_t nth):
+        self._tables[nth] = self._payloads[nth] = None
+        self._sources[nth].blocks = 0
+        self._sources[nth].opened = False
+
+    def close(self):
+        """Let go of every table."""
+        cdef Py_ssize_t nth
+        for nth in range(self._count):
+            self._forget(nth)
+        self._heap_size = 0
+        self._started = self._count
+        self._turn = -1
+        self._judged = False
+
+    def found(self, Py_ssize_t nth):
+        """Entries that the open table of a source gave."""
+        if not 0 <= nth < self._count:
+            raise IndexError(nth)
+        return self._sources[nth].found
+
+    def write_to(self, BlockMaker maker not None, bint last):
+        """Begin a table; `last`: there is no other after it."""
+        cdef const Span* splits = <const Span*>self._splits.data
+        self._maker = maker
+        self._last = last
+        while self._next_split < self._splits.size // sizeof(Span) and key_compare(
+            splits[self._next_split].at, splits[self._next_split].size,
+            self._entry.key, self._entry.key_size,
+        ) <= 0:
+            self._next_split += 1
+
+    def step(self):
+        """Go on until something is needed, see MERGE_*."""
+        cdef int what
+        while True:
+            with nogil:
+                what = self._run()
+            if what == MERGE_BLOCK:
+                self._load()
+            elif what < MERGE_READY:
+                return what
+            elif what == MERGE_DISORDER:
+                (<TableBlocks>self._tables[self._turn]).raise_disorder(
+                    self._sources[self._turn].block
+                )
+            elif what == MERGE_UNSORTED:
+                raise self._refuse("entries for a table are not in order")
+            elif what == MERGE_REFUSED:
+                self._maker.raise_refusal()
+            else:
+                raise MemoryError
+
+    cdef _load(self):
+        """Have Python unpack the block that is due, or say what is wrong with it."""
+        cdef Source* s = &self._sources[self._turn]
+        cdef TableBlocks table = self._tables[self._turn]
+        cdef bytes raw = table._fetch(s.block)
+        if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), &s.payload):
+            raise table._damaged(
+                "payload header does not fit the payload", load64(s.offsets + 8 * s.block)
+            )
+        self._payloads[self._turn] = raw
+        s.opened = True
+        s.nth = 0
+
+    # -- sources, in the order of their next entries ---------------------------------------------
+
+    cdef int _settle(self, Source* s) noexcept nogil:
+        """Find the next entry of a source."""
+        cdef Py_ssize_t low
+        while True:
+            if s.block >= s.blocks:
+                return MERGE_TABLE
+            if not s.opened:
+                if not open_in_place(s):
+                    return MERGE_BLOCK
+                s.opened = True
+                s.nth = 0
+            if s.clip:
+                low = lower_bound(&s.payload, self._start.at, self._start.size)
+                if low < 0:
+                    return MERGE_DISORDER
+                s.nth = low
+                s.clip = False
+            if s.nth < s.payload.count:
+                break
+            s.opened = False
+            s.block += 1
+        if not entry_of(&s.payload, s.nth, &s.entry):
+            return MERGE_DISORDER
+        if self._has_stop and key_compare(
+            s.entry.key, s.entry.key_size, self._stop.at, self._stop.size
+        ) >= 0:
+            s.block = s.blocks
+            return MERGE_TABLE
+        s.prefix = key_prefix(s.entry.key, s.entry.key_size)
+        s.nth += 1
+        s.found += 1
+        return MERGE_READY
+
+    cdef inline bint _before(self, Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+        """Whether source a's next entry comes first: by key, newest version, newest source."""
+        cdef const Source* left = &self._sources[a]
+        cdef const Source* right = &self._sources[b]
+        cdef int order
+        if left.prefix != right.prefix:
+            return left.prefix < right.prefix
+        order = key_compare(
+            left.entry.key, left.entry.key_size, right.entry.key, right.entry.key_size
+        )
+        if order:
+            return order < 0
+        if left.entry.version != right.entry.version:
+            return left.entry.version > right.entry.version
+        return a < b
+
+    cdef void _push(self, Py_ssize_t source) noexcept nogil:
+        cdef Py_ssize_t at = self._heap_size, parent
+        self._heap_size += 1
+        while at:
+            parent = (at - 1) >> 1
+            if not self._before(source, self._heap[parent]):
+                break
+            self._heap[at] = self._heap[parent]
+            at = parent
+        self._heap[at] = source
+
+    cdef void _sift_down(self) noexcept nogil:
+        """Put the first of the heap, whose entry is another now, where it belongs."""
+        cdef Py_ssize_t at = 0, child, source
+        if self._heap_size < 2:
+            return
+        source = self._heap[0]
+        while True:
+            child = 2 * at + 1
+            if child >= self._heap_size:
+                break
+            if child + 1 < self._heap_size and self._before(
+                self._heap[child + 1], self._heap[child]
+            ):
+                child += 1
+            if not self._before(self._heap[child], source):
+                break
+            self._heap[at] = self._heap[child]
+            at = child
+        self._heap[at] = source
+
+    # -- the merge -------------------------------------------------------------------------------
+
+    cdef int _run(self) noexcept nogil:
+        cdef int what
+        while True:
+            if self._turn >= 0:
+                what = self._settle(&self._sources[self._turn])
+                if what != MERGE_READY:
+                    self.source = self._turn
+                    return what
+                if self._on_top:
+                    self._sift_down()
+                else:
+                    self._push(self._turn)
+                self._turn = -1
+            if self._started < self._count:
+                self._turn = self._started
+                self._started += 1
+                self._on_top = False
+                continue
+            if not self._heap_size:
+                return MERGE_DONE
+            if not self._judged:
+                self._entry = self._sources[self._heap[0]].entry
+                what = self._judge()
+                if what != MERGE_READY:
+                    return what
+            if self._judged:
+                what = self._write()
+                if what != MERGE_READY:
+                    return what
+            self._turn = self._heap[0]
+            self._on_top = True
+            self._passed += self._entry.key_size + self._entry.value_size + ENTRY_BYTES
+            if self._passed >= STEP_BYTES:
+                self._passed = 0
+                return MERGE_PAUSE
+
+    cdef int _write(self) noexcept nogil:
+        """Put the entry in hand to the maker, unless a table must be begun first."""
+        if not self._written and (self._maker is None or self._is_full()):
+            return MERGE_OUTPUT
+        if self._maker.put(&self._entry) != PUT_DONE:
+            return MERGE_REFUSED
+        self._judged = False
+        self._written = True
+        return MERGE_READY
+
+    cdef bint _is_full(self) noexcept nogil:
+        """Whether the table in hand ends before a key that is new."""
+        cdef const Span* split
+        if self._last or self._maker.count == 0:
+            return False
+        if self._maker.measured() >= self._limit:
+            return True
+        if self._next_split >= self._splits.size // sizeof(Span):
+            return False
+        split = <const Span*>self._splits.data + self._next_split
+        return key_compare(split.at, split.size, self._entry.key, self._entry.key_size) <= 0
+
+    # -- retention -------------------------------------------------------------------------------
+
+    cdef int _judge(self) noexcept nogil:
+        """Sets `_judged` when the entry stays, in its place a bare tombstone if that is enough."""
+        cdef Entry* entry = &self._entry
+        cdef int order = -1
+        cdef bint gone, due
+        if self._any:
+            order = key_compare(self._key.data, self._key.size, entry.key, entry.key_size)
+            if order > 0 or (order == 0 and entry.version > self._version):
+                return MERGE_UNSORTED
+            if order == 0 and entry.version == self._version:
+                return MERGE_READY                   # a copy in an older source
+        if order and not self._begin_key():
+            return MERGE_NO_MEMORY
+        self._version = entry.version
+        if self._ended or (self._dropping and entry.version <= self._dropped_to):
+            self.dropped += 1
+            return MERGE_READY
+        due = entry.version <= self._discard_ts and not entry.meta & META_MERGE
+        gone = entry.meta & META_DELETE or 0 < entry.expiry <= self._now_ms
+        if due:
+            self._counted += 1
+            self._ended = (
+                gone or entry.meta & META_DISCARD_EARLIER or self._counted == self._to_keep
+            )
+            if gone:
+                if self._hides_nothing():
+                    self.dropped += 1
+                    self.tombstones += 1
+                    return MERGE_READY
+                if not entry.meta & META_DELETE:
+                    entry.meta = META_DELETE
+                    entry.expiry = 0
+                    entry.value_size = 0
+        self._judged = True
+        return MERGE_READY
+
+    cdef bint _begin_key(self) noexcept nogil:
+        cdef const Span* prefixes = <const Span*>self._drops.data
+        cdef uint64_t ts
+        cdef size_t nth
+        self._key.size = 0
+        if not append(&self._key, self._entry.key, self._entry.key_size):
+            return False
+        self._any = True
+        self._counted = 0
+        self._ended = self._written = self._dropping = False
+        for nth in range(self._drops.size // sizeof(Span)):
+            if prefixes[nth].size <= self._key.size and not (
+                prefixes[nth].size and memcmp(prefixes[nth].at, self._key.data, prefixes[nth].size)
+            ):
+                ts = load64(self._drop_ts.data + 8 * nth)
+                if not self._dropping or ts > self._dropped_to:
+                    self._dropped_to = ts
+                self._dropping = True
+        return True
+
+    cdef bint _hides_nothing(self) noexcept nogil:
+        """Whether no older version of the key in hand can lie outside the compaction."""
+        cdef const Span* lows = <const Span*>self._lows.data
+        cdef const Span* high
+        while self._below < self._lows.size // sizeof(Span) and key_compare(
+            lows[self._below].at, lows[self._below].size, self._key.data, self._key.size
+        ) <= 0:
+            self._below += 1
+        if not self._below:
+            return True
+        high = <const Span*>self._highs.data + (self._below - 1)
+        return key_compare(high.at, high.size, self._key.data, self._key.size) < 0
+
+
+cdef Span bytes_span(bytes part) except *:
+    cdef Span span
+    span.at = <const uint8_t*>PyBytes_AS_STRING(part)
+    span.size = PyBytes_GET_SIZE(part)
+    return span

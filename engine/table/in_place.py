@@ -1,0 +1,38 @@
+"""An open table as the compiled kernel reads it: blocks in place in the mapping.
+
+Runs in: workers, supervisor in inline mode.
+Invariants: (1) the index is checked before it is used, a block whenever it is opened; (2) what is
+opened here is released before its table is closed.
+Fails with: as the reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meles.engine.errors import CorruptionError
+from meles.engine.table.reader import Table
+
+
+def open_in_place(table: Table, kernel: Any) -> Any:
+    """The kernel's TableBlocks, without a filter. `release` it before the table is closed."""
+    footer = table._footer
+    index = table._section(footer.index, "table index")
+    try:
+        return kernel.TableBlocks(
+            table._map,
+            table._seed,
+            index,
+            footer.blocks,
+            footer.bloom.offset,
+            b"",
+            0,
+            lambda number: table.load(number).raw,
+            lambda what, offset: CorruptionError(
+                what, path=table.path, offset=offset, kind="table block"
+            ),
+        )
+    except ValueError as error:
+        raise CorruptionError(
+            str(error), path=table.path, offset=footer.index.offset, kind="table index"
+        ) from error
