@@ -28,10 +28,13 @@ def merge_native(
     job: CompactJob, directory: Directory, outputs: Outputs, context: JobContext, kernel: Any
 ) -> Counts:
     """Write what is to stay of the job's inputs to `outputs`."""
+    due = [drop for drop in job.drops if drop[1] <= job.discard_ts]
+    retention = kernel.Retention(
+        job.discard_ts, job.versions_to_keep, job.now_ms, list(job.below), due
+    )
     merger = kernel.Merger(
-        len(job.inputs), job.start, job.stop, job.discard_ts, job.versions_to_keep, job.now_ms,
-        list(job.below), [drop for drop in job.drops if drop[1] <= job.discard_ts],
-        list(job.splits), outputs.limit, InvariantError,
+        len(job.inputs), job.start, job.stop, retention, list(job.splits), outputs.limit,
+        InvariantError,
     )  # fmt: skip
     with ExitStack() as stack:
         sources = [
@@ -56,8 +59,8 @@ def merge_native(
     return Counts(
         sum(source.bytes for source in sources),
         sum(source.entries for source in sources),
-        merger.dropped,
-        merger.tombstones,
+        retention.dropped,
+        retention.tombstones,
     )
 
 

@@ -1,5 +1,4 @@
-# The merge of a compaction, entry by entry (the Python twins are compaction/merge_columns.py, the
-# part of it that is pure compaction/retention.py).
+# The merge of a compaction, entry by entry (the Python twin is compaction/merge_columns.py).
 #
 # `step` runs without the GIL for about STEP_BYTES of input, then says what it needs of Python. It
 # reads blocks in place, compares keys by their first eight bytes where those differ, and copies an
@@ -19,10 +18,6 @@ cdef enum:                       # what `step` returns; compaction/merge_native.
     MERGE_UNSORTED = 7           # keys of a source
     MERGE_REFUSED = 8            # by the maker
     MERGE_NO_MEMORY = 9
-
-cdef struct Span:
-    const uint8_t* at
-    size_t size
 
 cdef struct Source:
     const uint8_t* base          # of the mapping; all below are the open table's
@@ -50,21 +45,6 @@ cdef inline uint64_t key_prefix(const uint8_t* key, size_t size) noexcept nogil:
     return swapped64(word)
 
 
-cdef Buffer spans_of(list parts) except *:
-    """Where these bytes lie; `parts` must stay."""
-    cdef Buffer spans
-    cdef Span span
-    cdef bytes part
-    memset(&spans, 0, sizeof(Buffer))
-    for part in parts:
-        span.at = <const uint8_t*>PyBytes_AS_STRING(part)
-        span.size = PyBytes_GET_SIZE(part)
-        if not append(&spans, &span, sizeof(Span)):
-            drop(&spans)
-            raise MemoryError
-    return spans
-
-
 cdef bint open_in_place(Source* s) noexcept nogil:
     """Check the block and find its columns; False when Python has to see to it."""
     cdef uint64_t offset = load64(s.offsets + 8 * s.block)
@@ -89,19 +69,11 @@ cdef class Merger:
     cdef BlockMaker _maker
     cdef bint _last                     # no further table can be opened
     cdef uint64_t _limit
-    # range, retention
+    cdef Retention _retention
     cdef bint _has_start
     cdef bint _has_stop
     cdef Span _start
     cdef Span _stop
-    cdef uint64_t _discard_ts
-    cdef uint64_t _to_keep
-    cdef uint64_t _now_ms
-    cdef Buffer _lows                   # Span
-    cdef Buffer _highs                  # Span
-    cdef size_t _below                  # ranges whose low is <= the key asked about last
-    cdef Buffer _drops                  # Span
-    cdef Buffer _drop_ts                # u64
     cdef Buffer _splits                 # Span
     cdef size_t _next_split
     # sources
@@ -112,45 +84,24 @@ cdef class Merger:
     cdef Py_ssize_t _heap_size
     cdef Py_ssize_t _turn               # the source whose next entry is to be found, -1 = none
     cdef bint _on_top                   # it is the first of the heap
-    # the key in hand
-    cdef Buffer _key
-    cdef bint _any
-    cdef uint64_t _version
-    cdef uint64_t _counted
-    cdef bint _ended
-    cdef bint _written
-    cdef bint _dropping
-    cdef uint64_t _dropped_to
-    cdef bint _judged                   # `_entry` stays and is not written yet
     cdef Entry _entry
+    cdef bint _judged                   # `_entry` stays and is not written yet
+    cdef uint64_t _written_key          # the number of the key written last
     cdef uint64_t _passed
-    cdef readonly uint64_t dropped
-    cdef readonly uint64_t tombstones
     cdef readonly Py_ssize_t source     # which one MERGE_TABLE is about
 
     def __init__(
-        self, Py_ssize_t count, start, stop, uint64_t discard_ts, uint64_t versions_to_keep,
-        uint64_t now_ms, list below, list drops, list splits, uint64_t limit, refuse,
+        self, Py_ssize_t count, start, stop, Retention retention not None, list splits not None,
+        uint64_t limit, refuse,
     ):
-        """`below`, `drops`, `splits` as in CompactJob, drops due now alone; `limit` in bytes."""
+        """Range, splits and limit as in CompactJob and Outputs; `refuse(what)` makes an error."""
         if self._sources != NULL:
             raise RuntimeError("a merger merges once")
         self._refuse = refuse
-        self._discard_ts = discard_ts
-        self._to_keep = versions_to_keep
-        self._now_ms = now_ms
+        self._retention = retention
         self._limit = limit
-        lows = [low for low, _ in below]
-        highs = [high for _, high in below]
-        prefixes = [prefix for prefix, _ in drops]
-        self._kept_alive = [start, stop, lows, highs, prefixes, splits]
-        self._lows = spans_of(lows)
-        self._highs = spans_of(highs)
-        self._drops = spans_of(prefixes)
+        self._kept_alive = [start, stop, splits]
         self._splits = spans_of(splits)
-        for _, ts in drops:
-            if not append64(&self._drop_ts, ts):
-                raise MemoryError
         self._has_start = start is not None
         if self._has_start:
             self._start = bytes_span(start)
@@ -167,12 +118,7 @@ cdef class Merger:
             raise MemoryError
 
     def __dealloc__(self):
-        drop(&self._lows)
-        drop(&self._highs)
-        drop(&self._drops)
-        drop(&self._drop_ts)
         drop(&self._splits)
-        drop(&self._key)
         free(self._sources)
         free(self._heap)
 
@@ -379,9 +325,12 @@ cdef class Merger:
                 return MERGE_DONE
             if not self._judged:
                 self._entry = self._sources[self._heap[0]].entry
-                what = self._judge()
-                if what != MERGE_READY:
-                    return what
+                what = self._retention.judge(&self._entry)
+                if what == ENTRY_UNSORTED:
+                    return MERGE_UNSORTED
+                if what == ENTRY_NO_MEMORY:
+                    return MERGE_NO_MEMORY
+                self._judged = what == ENTRY_STAYS
             if self._judged:
                 what = self._write()
                 if what != MERGE_READY:
@@ -395,12 +344,13 @@ cdef class Merger:
 
     cdef int _write(self) noexcept nogil:
         """Put the entry in hand to the maker, unless a table must be begun first."""
-        if not self._written and (self._maker is None or self._is_full()):
+        cdef bint fresh = self._written_key != self._retention.keys
+        if fresh and (self._maker is None or self._is_full()):
             return MERGE_OUTPUT
         if self._maker.put(&self._entry) != PUT_DONE:
             return MERGE_REFUSED
         self._judged = False
-        self._written = True
+        self._written_key = self._retention.keys
         return MERGE_READY
 
     cdef bint _is_full(self) noexcept nogil:
@@ -414,81 +364,3 @@ cdef class Merger:
             return False
         split = <const Span*>self._splits.data + self._next_split
         return key_compare(split.at, split.size, self._entry.key, self._entry.key_size) <= 0
-
-    # -- retention -------------------------------------------------------------------------------
-
-    cdef int _judge(self) noexcept nogil:
-        """Sets `_judged` when the entry stays, in its place a bare tombstone if that is enough."""
-        cdef Entry* entry = &self._entry
-        cdef int order = -1
-        cdef bint gone, due
-        if self._any:
-            order = key_compare(self._key.data, self._key.size, entry.key, entry.key_size)
-            if order > 0 or (order == 0 and entry.version > self._version):
-                return MERGE_UNSORTED
-            if order == 0 and entry.version == self._version:
-                return MERGE_READY                   # a copy in an older source
-        if order and not self._begin_key():
-            return MERGE_NO_MEMORY
-        self._version = entry.version
-        if self._ended or (self._dropping and entry.version <= self._dropped_to):
-            self.dropped += 1
-            return MERGE_READY
-        due = entry.version <= self._discard_ts and not entry.meta & META_MERGE
-        gone = entry.meta & META_DELETE or 0 < entry.expiry <= self._now_ms
-        if due:
-            self._counted += 1
-            self._ended = (
-                gone or entry.meta & META_DISCARD_EARLIER or self._counted == self._to_keep
-            )
-            if gone:
-                if self._hides_nothing():
-                    self.dropped += 1
-                    self.tombstones += 1
-                    return MERGE_READY
-                if not entry.meta & META_DELETE:
-                    entry.meta = META_DELETE
-                    entry.expiry = 0
-                    entry.value_size = 0
-        self._judged = True
-        return MERGE_READY
-
-    cdef bint _begin_key(self) noexcept nogil:
-        cdef const Span* prefixes = <const Span*>self._drops.data
-        cdef uint64_t ts
-        cdef size_t nth
-        self._key.size = 0
-        if not append(&self._key, self._entry.key, self._entry.key_size):
-            return False
-        self._any = True
-        self._counted = 0
-        self._ended = self._written = self._dropping = False
-        for nth in range(self._drops.size // sizeof(Span)):
-            if prefixes[nth].size <= self._key.size and not (
-                prefixes[nth].size and memcmp(prefixes[nth].at, self._key.data, prefixes[nth].size)
-            ):
-                ts = load64(self._drop_ts.data + 8 * nth)
-                if not self._dropping or ts > self._dropped_to:
-                    self._dropped_to = ts
-                self._dropping = True
-        return True
-
-    cdef bint _hides_nothing(self) noexcept nogil:
-        """Whether no older version of the key in hand can lie outside the compaction."""
-        cdef const Span* lows = <const Span*>self._lows.data
-        cdef const Span* high
-        while self._below < self._lows.size // sizeof(Span) and key_compare(
-            lows[self._below].at, lows[self._below].size, self._key.data, self._key.size
-        ) <= 0:
-            self._below += 1
-        if not self._below:
-            return True
-        high = <const Span*>self._highs.data + (self._below - 1)
-        return key_compare(high.at, high.size, self._key.data, self._key.size) < 0
-
-
-cdef Span bytes_span(bytes part) except *:
-    cdef Span span
-    span.at = <const uint8_t*>PyBytes_AS_STRING(part)
-    span.size = PyBytes_GET_SIZE(part)
-    return span
