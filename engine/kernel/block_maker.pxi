@@ -181,6 +181,13 @@ cdef class BlockMaker:
             self._refused = self._put(entry)
         return self._refused
 
+    cdef bint holds(self, const Entry* entry) noexcept nogil:
+        """Whether the entry put last has this key and version."""
+        return self._entries and entry.version == self._last_version and not key_compare(
+            self._keys.data + self._last_key, self._keys.size - self._last_key,
+            entry.key, entry.key_size,
+        )
+
     cdef int _put(self, const Entry* entry) noexcept nogil:
         cdef bint same = False
         cdef int order, status
