@@ -17,6 +17,9 @@ from meles.engine.jobs import CompactJob
 from meles.engine.table.builder import BuiltTable, TableBuilder
 
 _FILL: Final = 0.95  # of the target size: the rest is index and filter
+# Tables are synced some at a time: the device writes them meanwhile, and the file system's journal
+# takes one commit for all. Each has a descriptor open until then.
+_UNSETTLED: Final = 64
 
 
 class Outputs:
@@ -29,6 +32,7 @@ class Outputs:
         self._next_id = job.first_table_id
         self._end_id = job.first_table_id + job.max_tables
         self._built: list[BuiltTable] = []
+        self._complete: list[TableBuilder] = []  # of those built, the ones not synced yet
         self.builder: TableBuilder | None = None
         self.limit = int(job.target_size * _FILL)
 
@@ -54,19 +58,29 @@ class Outputs:
 
     def _end(self) -> None:
         if self.builder is not None:
-            self._built.append(self.builder.finish())
+            self._built.append(self.builder.complete())
+            self._complete.append(self.builder)
             self.builder = None
+        if len(self._complete) >= _UNSETTLED:
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._complete:
+            self._complete[0].settle()
+            del self._complete[0]
 
     def finish(self) -> list[BuiltTable]:
         """All tables, durable."""
         self._end()
+        self._settle()
         if self._built:
             self._directory.sync()
         return self._built
 
     def abandon(self) -> None:
         """Remove everything made."""
-        if self.builder is not None:
-            self.builder.abandon()
+        for builder in (self.builder, *self._complete):
+            if builder is not None:
+                builder.abandon()
         for table in self._built:
             self._directory.unlink(file_name(Kind.TABLE, table.id))

@@ -1,7 +1,7 @@
 """Builds a table file from entries in order.
 
 Runs in: workers (flusher, compactors), supervisor in inline mode.
-Owns: the file it creates, until `finish` or `abandon`.
+Owns: the file it creates, until `finish`, `settle` or `abandon`.
 Invariants: (1) the file is created exclusively and complete only once its footer is synced; (2)
 entries out of order are refused, not written; (3) the same entries make the same bytes, whatever
 their batches and whichever kernel cuts them into blocks (`block_maker.py`).
@@ -107,12 +107,19 @@ class TableBuilder:
         if self._written + len(data) > MAX_FILE_BYTES:
             raise InvariantError(f"table {self._name} would grow beyond {MAX_FILE_BYTES} bytes")
         self._file.pwrite(data, self._written)
+        self._file.start_write_back(self._written, len(data))
         self._crc = crc32c(data, self._crc)
         self._written += len(data)
         self._chunks = []
 
     def finish(self) -> BuiltTable:
         """Write what is left, sync and close the file. The caller syncs the directory."""
+        built = self.complete()
+        self.settle()
+        return built
+
+    def complete(self) -> BuiltTable:
+        """Write what is left. The file is whole, and durable once `settle` was called, too."""
         if not self.count:
             raise InvariantError("a table has at least one entry")
         blocks = self.blocks
@@ -121,11 +128,14 @@ class TableBuilder:
         meta = self._meta(Tally(*blocks.tally()))
         self._add_sections(meta)
         self._flush()
+        meta = replace(meta, size=self._written, crc=self._crc)
+        return BuiltTable(meta.id, meta.size, meta.crc, meta)
+
+    def settle(self) -> None:
+        """Sync and close the complete file."""
         self._file.sync()
         self._file.close()
         self._open = False
-        meta = replace(meta, size=self._written, crc=self._crc)
-        return BuiltTable(meta.id, meta.size, meta.crc, meta)
 
     def _meta(self, tally: Tally) -> TableMeta:
         return TableMeta(
@@ -156,7 +166,7 @@ class TableBuilder:
         self._chunks.append(encode_footer(footer, self._seed))
 
     def abandon(self) -> None:
-        """Close and remove the unfinished file. Does nothing after `finish` or a second time."""
+        """Close and remove the file. Does nothing once it is settled, or a second time."""
         if self._open:
             self._open = False
             self._file.close()
