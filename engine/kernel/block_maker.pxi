@@ -7,7 +7,6 @@ cdef enum:
     ENTRY_BYTES = 16             # what a block needs for an entry beside key and value
     POINTER_BYTES = 12
     VLOG_ENTRY_HEADER_BYTES = 16
-    BLOCKS_OFFSET = 64
 
 cdef enum:                       # why `put` refused; what follows is refused for the same reason
     PUT_DONE = 0
@@ -91,11 +90,12 @@ cdef class BlockMaker:
     cdef size_t _last_file
 
     def __init__(
-        self, uint32_t seed, uint64_t block_size, uint64_t batch_bytes, pack, uint64_t now_ms,
-        refuse,
+        self, bytes head not None, uint32_t seed, uint64_t block_size, uint64_t batch_bytes, pack,
+        uint64_t now_ms, refuse,
     ):
-        """`pack(payload)` gives (codec, packed bytes) or None; `refuse(what)` makes an error."""
-        if self._taken_to:
+        """`head` begins the file; `pack(payload)` gives (codec, packed bytes) or None;
+        `refuse(what)` makes an error."""
+        if self._measured:
             raise RuntimeError("a table is built once")
         self._seed = seed
         self._block_size = block_size
@@ -103,9 +103,13 @@ cdef class BlockMaker:
         self._pack = pack
         self._now_ms = now_ms
         self._refuse = refuse
-        self._taken_to = self._measured = BLOCKS_OFFSET
+        self._measured = len(head)
         self._table_min = <uint64_t>-1
-        if not append32(&self._row_key_words, 0) or not self._begin():
+        if not (
+            append(&self._out, PyBytes_AS_STRING(head), len(head))
+            and append32(&self._row_key_words, 0)
+            and self._begin()
+        ):
             raise MemoryError
 
     def __dealloc__(self):
@@ -136,7 +140,7 @@ cdef class BlockMaker:
 
     @property
     def ready(self):
-        """Bytes of finished blocks that `take` would give."""
+        """Bytes of the file that `take` would give."""
         return self._out.size
 
     cdef inline uint64_t measured(self) noexcept nogil:
@@ -421,10 +425,10 @@ cdef class BlockMaker:
             self.raise_refusal()
 
     def take(self):
-        """Hand out the blocks that are ready, to be written where the last ones ended."""
-        data = buffer_bytes(&self._out)
-        self._taken_to += self._out.size
-        self._out.size = 0
+        """Hand out what is ready, to be written where the last such part ended."""
+        cdef size_t size = self._out.size
+        data = taken_over(&self._out) if size else b""
+        self._taken_to += size
         return data
 
     def tally(self):

@@ -55,3 +55,24 @@ cdef inline void drop(Buffer* buffer) noexcept nogil:
 
 cdef inline object buffer_bytes(const Buffer* buffer):
     return PyBytes_FromStringAndSize(<const char*>buffer.data, buffer.size)
+
+
+cdef class Chunk:
+    """The bytes of a Buffer, taken over without a copy; read them through a memoryview."""
+
+    cdef Buffer _bytes
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self._bytes.data, self._bytes.size, True, flags)
+
+    def __dealloc__(self):
+        drop(&self._bytes)
+
+
+cdef object taken_over(Buffer* buffer):
+    """A memoryview of what is in the buffer, which is empty afterwards."""
+    cdef Chunk chunk = Chunk()
+    chunk._bytes = buffer[0]
+    buffer.data = NULL
+    buffer.size = buffer.room = 0
+    return memoryview(chunk)

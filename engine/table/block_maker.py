@@ -24,6 +24,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import CODEC_IDS, MAX_RAW_BYTES, NONE, compress
 from meles.engine.codec.entry import META_DELETE, META_POINTER, POINTER_BYTES
 from meles.engine.errors import InvariantError
+from meles.engine.fs.files import Buffer
 from meles.engine.jobs import BuildOptions
 from meles.engine.kernel import bloom_build
 from meles.engine.table.block import ENTRY_BYTES, encode_columns
@@ -32,7 +33,6 @@ from meles.engine.table.index import Index
 from meles.engine.table.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_HEAD_TAIL,
-    BLOCKS_OFFSET,
     FLAG_POINTER,
     PAYLOAD_HEAD,
     U32_PAIR,
@@ -72,11 +72,11 @@ class BlockMaker(Protocol):
 
     @property
     def ready(self) -> int:
-        """Bytes of finished blocks that `take` would give."""
+        """Bytes of the file that `take` would give."""
 
     def add(self, columns: Columns) -> None: ...
     def end(self) -> None: ...
-    def take(self) -> bytes: ...
+    def take(self) -> Buffer: ...
     def tally(self) -> tuple[Any, ...]: ...
     @property
     def keys(self) -> int: ...
@@ -109,16 +109,16 @@ def packer(options: BuildOptions) -> Pack | None:
 class BlockMakerPy:
     """Takes entries in batches of any size, gives finished blocks. Not thread-safe."""
 
-    def __init__(self, seed: int, options: BuildOptions, now_ms: int) -> None:
-        """`seed` begins the file's checksums; what expired before `now_ms` is stale."""
+    def __init__(self, head: bytes, seed: int, options: BuildOptions, now_ms: int) -> None:
+        """`head` begins the file, `seed` its checksums; what expired before `now_ms` is stale."""
         self._seed = seed
         self._block_size = options.block_size
         self._batch_bytes = batch_bytes(options)
         self._pack = packer(options)
         self._now_ms = now_ms
-        self._chunks: list[bytes] = []
-        self.ready = 0
-        self._taken_to = BLOCKS_OFFSET
+        self._chunks = [head]
+        self.ready = len(head)
+        self._taken_to = 0
         self._pending = Columns()
         self._pending_bytes = 0
         self._index = Index()
@@ -267,7 +267,7 @@ class BlockMakerPy:
             tally[1] += 1
 
     def take(self) -> bytes:
-        """Hand out the blocks that are ready, to be written where the last ones ended."""
+        """Hand out what is ready, to be written where the last such part ended."""
         data = b"".join(self._chunks)
         self._chunks = []
         self._taken_to += len(data)

@@ -19,7 +19,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import require
 from meles.engine.codec.header import MAGIC_TABLE, FileHeader
 from meles.engine.errors import InvariantError
-from meles.engine.fs.files import Directory
+from meles.engine.fs.files import Buffer, Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_FILE_BYTES
 from meles.engine.jobs import BuildOptions
@@ -43,12 +43,16 @@ class BuiltTable:
     meta: TableMeta
 
 
-def make_blocks(kernel: Any, seed: int, options: BuildOptions, now_ms: int) -> BlockMaker:
+def make_blocks(
+    kernel: Any, head: bytes, seed: int, options: BuildOptions, now_ms: int
+) -> BlockMaker:
     """The maker of a compiled kernel, or without one (None) that in Python."""
     if kernel is None:
-        return BlockMakerPy(seed, options, now_ms)
-    limits = (options.block_size, batch_bytes(options))
-    maker: BlockMaker = kernel.BlockMaker(seed, *limits, packer(options), now_ms, InvariantError)
+        return BlockMakerPy(head, seed, options, now_ms)
+    sizes = (options.block_size, batch_bytes(options))
+    maker: BlockMaker = kernel.BlockMaker(
+        head, seed, *sizes, packer(options), now_ms, InvariantError
+    )
     return maker
 
 
@@ -74,10 +78,9 @@ class TableBuilder:
         self._name = file_name(Kind.TABLE, table_id)
         self._header = FileHeader(MAGIC_TABLE, table_id)
         self._seed = self._header.seed
-        self.blocks = make_blocks(kernel, self._seed, options, created_ms)
+        self.blocks = make_blocks(kernel, self._header.encode(), self._seed, options, created_ms)
         self._file = directory.create(self._name)
         self._open = True
-        self._chunks: list[bytes] = [self._header.encode()]
         self._written = 0
         self._crc = 0
 
@@ -99,18 +102,15 @@ class TableBuilder:
     def drain(self) -> None:
         """Write the blocks that are ready, if there are enough of them."""
         if self.blocks.ready >= _WRITE_BYTES:
-            self._chunks.append(self.blocks.take())
-            self._flush()
+            self._write(self.blocks.take())
 
-    def _flush(self) -> None:
-        data = b"".join(self._chunks)
+    def _write(self, data: Buffer) -> None:
         if self._written + len(data) > MAX_FILE_BYTES:
             raise InvariantError(f"table {self._name} would grow beyond {MAX_FILE_BYTES} bytes")
         self._file.pwrite(data, self._written)
         self._file.start_write_back(self._written, len(data))
         self._crc = crc32c(data, self._crc)
         self._written += len(data)
-        self._chunks = []
 
     def finish(self) -> BuiltTable:
         """Write what is left, sync and close the file. The caller syncs the directory."""
@@ -124,10 +124,9 @@ class TableBuilder:
             raise InvariantError("a table has at least one entry")
         blocks = self.blocks
         blocks.end()
-        self._chunks.append(blocks.take())
+        self._write(blocks.take())
         meta = self._meta(Tally(*blocks.tally()))
-        self._add_sections(meta)
-        self._flush()
+        self._write(self._sections(meta))
         meta = replace(meta, size=self._written, crc=self._crc)
         return BuiltTable(meta.id, meta.size, meta.crc, meta)
 
@@ -150,20 +149,20 @@ class TableBuilder:
             **tally._asdict(),
         )
 
-    def _add_sections(self, meta: TableMeta) -> None:
+    def _sections(self, meta: TableMeta) -> bytes:
+        """What follows the blocks."""
         blocks, index = self.blocks, self.blocks.index()
         lines, bits = shape(blocks.keys, self._options.bloom_false_positive)
         filter_lines = blocks.filter_lines(lines, bits) if lines else b""
-        at = self._written + sum(map(len, self._chunks))
-        sections = []
-        for data in (encode_bloom(filter_lines, bits, at), index, encode_properties(meta)):
-            sections.append(section(data, at, self._seed))
-            self._chunks.append(data)
-            at += len(data)
-        bloom_at, index_at, properties_at = sections
+        at = self._written
+        bloom = encode_bloom(filter_lines, bits, at)
+        bloom_at = section(bloom, at, self._seed)
+        index_at = section(index, bloom_at.end, self._seed)
+        properties = encode_properties(meta)
+        properties_at = section(properties, index_at.end, self._seed)
         count = INDEX_HEAD.unpack_from(index)[0]
         footer = Footer(bloom_at, index_at, properties_at, count, meta.id)
-        self._chunks.append(encode_footer(footer, self._seed))
+        return b"".join((bloom, index, properties, encode_footer(footer, self._seed)))
 
     def abandon(self) -> None:
         """Close and remove the file. Does nothing once it is settled, or a second time."""

@@ -16,7 +16,7 @@ from meles.engine.jobs import BuildOptions
 from meles.engine.table.block_maker import BlockMaker
 from meles.engine.table.builder import make_blocks
 
-SEED, NOW = 0x1234ABCD, 1000
+HEAD, SEED, NOW = b"h" * 64, 0x1234ABCD, 1000
 
 options = st.builds(
     BuildOptions,
@@ -50,11 +50,11 @@ def fed(maker: BlockMaker, columns: Columns, cuts: list[int]) -> tuple[list[int]
         maker.add(columns.slice(start, stop))
         sizes.append(maker.size)
         if maker.ready > 5000:
-            data += maker.take()
+            data += bytes(maker.take())
             assert maker.ready == 0
             assert maker.size == sizes[-1], "handing out changes no size"
     maker.end()
-    return sizes, data + maker.take()
+    return sizes, data + bytes(maker.take())
 
 
 @needs_native
@@ -71,7 +71,7 @@ def test_the_kernels_agree(
     columns = entries(seed, count, longest)
     total = len(columns)
     cuts = [0, *(at for at in accumulate(steps) if at < total), total]
-    python, native = (make_blocks(k, SEED, options, NOW) for k in (None, NATIVE))
+    python, native = (make_blocks(k, HEAD, SEED, options, NOW) for k in (None, NATIVE))
     assert fed(python, columns, cuts) == fed(native, columns, cuts)
     assert python.count == native.count == total
     assert python.tally() == native.tally()
@@ -89,13 +89,13 @@ def test_sizes_do_not_depend_on_batches(kernel: Any, compression: str) -> None:
     found = []
     for step in (1, 7, 1000, len(columns)):
         options = BuildOptions(block_size=1024, compression=compression)
-        maker = make_blocks(kernel, SEED, options, NOW)
+        maker = make_blocks(kernel, HEAD, SEED, options, NOW)
         sizes = {}
         for at in range(0, len(columns), step):
             maker.add(columns.slice(at, at + step))
             sizes[at + step] = maker.size
         maker.end()
-        found.append((sizes, maker.take(), maker.index(), maker.tally(), maker.keys))
+        found.append((sizes, bytes(maker.take()), maker.index(), maker.tally(), maker.keys))
     whole = found[0][0]
     for sizes, *rest in found:
         assert rest == list(found[0][1:])
@@ -108,7 +108,7 @@ def test_a_failing_codec_is_told_every_time(kernel: Any, monkeypatch: pytest.Mon
         raise OSError("no")
 
     monkeypatch.setattr("meles.engine.table.block_maker.compress", fail)
-    maker = make_blocks(kernel, SEED, BuildOptions(compression="zstd"), NOW)
+    maker = make_blocks(kernel, HEAD, SEED, BuildOptions(compression="zstd"), NOW)
     with pytest.raises(OSError, match="no"):  # noqa: PT012 - whichever of the calls finds it
         maker.add(entries(1, 3000, 300))
         maker.end()
@@ -125,13 +125,13 @@ def test_a_failing_codec_is_told_every_time(kernel: Any, monkeypatch: pytest.Mon
 def test_values_of_another_type_are_refused(column: str, value: object) -> None:
     columns: Any = Columns([b"k"], [1], [0], [0], [b"v"])
     getattr(columns, column)[0] = value
-    maker = make_blocks(NATIVE, SEED, BuildOptions(), NOW)
+    maker = make_blocks(NATIVE, HEAD, SEED, BuildOptions(), NOW)
     with pytest.raises((TypeError, OverflowError)):
         maker.add(columns)
 
 
 @needs_native
 def test_columns_of_different_lengths_are_refused() -> None:
-    maker = make_blocks(NATIVE, SEED, BuildOptions(), NOW)
+    maker = make_blocks(NATIVE, HEAD, SEED, BuildOptions(), NOW)
     with pytest.raises(InvariantError):
         maker.add(Columns([b"k"], [1], [], [0], [b"v"]))
