@@ -1,8 +1,8 @@
 """The hot paths: plain functions in Python, and the compiled twins of whole paths.
 
-`NATIVE` is the compiled module, or None where it was not built or not wanted. A layer with a compiled
-twin of a class keeps the readable one under its name with `Py` at the end and chooses once, in the
-module that defines it.
+`NATIVE` is the compiled module, or None where it was not built or not wanted. A layer with a
+compiled twin of a class names the readable one with `Py` at the end and chooses once, where it
+defines it.
 
 Runs in: supervisor and workers.
 Invariants: (1) `MELES_KERNEL` is read once, at import; (2) both kernels make the same bytes and

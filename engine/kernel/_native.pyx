@@ -13,8 +13,14 @@ what it guards is named there.
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
+from cpython.dict cimport PyDict_Next
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -36,9 +42,30 @@ cdef extern from "bytes.h" nogil:
     uint32_t key_tag(const uint8_t* at, size_t size, uint64_t seed)
     int key_compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size)
 
+cdef extern from "Python.h" nogil:
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    int NOWAIT_LOCK
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long us, int interruptible)
+    void PyThread_release_lock(PyThread_type_lock lock)
+
+from os import urandom as _urandom
+from time import monotonic as _monotonic
+
 if not little_endian():
     raise ImportError("the compiled kernel reads little-endian columns in place")
 crc32c_prepare()
+
+
+cdef enum:
+    MAX_KEY_BYTES = 65000        # engine.ids
+    FIRST_RESERVED = 0x21        # the first byte of RESERVED_PREFIX
 
 
 cdef inline uint64_t xxh64(const uint8_t* at, size_t size) noexcept nogil:
@@ -60,6 +87,9 @@ def key_hash(bytes key not None):
 
 include "block.pxi"
 include "table_blocks.pxi"
+include "log_index.pxi"
+include "plain_writer.pxi"
+include "points.pxi"
 include "buffer.pxi"
 include "block_maker.pxi"
 include "retention.pxi"

@@ -6,12 +6,7 @@
 # log again and says what is wrong, so there is one place that does.
 
 cdef enum:
-    FRAME_PREFIX_BYTES = 8
-    FRAME_BODY_BYTES = 16
-    RECORD_BYTES = 28
-    FRAME_TXN = 1
-    FRAME_END = 2
-    MAX_KEY_BYTES = 65000
+    KIND_END = 2
     FEW = 12                     # so many are sorted by insertion
 
 cdef enum:                       # what a walk or `step` returns; memtable/flush.py has the same names
@@ -22,7 +17,7 @@ cdef enum:                       # what a walk or `step` returns; memtable/flush
     FLUSH_NO_MEMORY = 4
     FLUSH_UNSORTED = 5
 
-cdef struct Place:
+cdef struct RecordPlace:
     uint64_t word                # 8 bytes of the key, in an order of numbers
     uint64_t offset              # of the record
 
@@ -41,7 +36,7 @@ cdef class LogSorter:
     cdef uint64_t _records
     cdef readonly bint ordered          # commit order is version order so far
     cdef size_t _common                 # bytes that all keys begin with
-    cdef Buffer _places                 # Place
+    cdef Buffer _places                 # RecordPlace
     cdef Buffer _spare
     cdef size_t _next
     cdef readonly uint64_t read         # entries put so far, copies of one version once
@@ -80,7 +75,7 @@ cdef class LogSorter:
 
     @property
     def count(self):
-        return self._places.size // sizeof(Place)
+        return self._places.size // sizeof(RecordPlace)
 
     # -- the walk --------------------------------------------------------------------------------
 
@@ -102,34 +97,34 @@ cdef class LogSorter:
 
     cdef int _frame(self) noexcept nogil:
         cdef const uint8_t* at
-        cdef uint64_t body = self._at + FRAME_PREFIX_BYTES
+        cdef uint64_t body = self._at + PREFIX_BYTES
         cdef uint64_t ts
         cdef uint32_t length, records, kind
-        if body + FRAME_BODY_BYTES > self._size:
+        if body + BODY_BYTES > self._size:
             return FLUSH_IRREGULAR if self._at < self._size else FLUSH_DONE
         at = self._base + self._at
         length = load32(at)
-        if length < FRAME_BODY_BYTES or body + length > self._size:
+        if length < BODY_BYTES or body + length > self._size:
             return FLUSH_IRREGULAR
-        if crc32c_extend(at + FRAME_PREFIX_BYTES, length, self._seed ^ length) != load32(at + 4):
+        if crc32c_extend(at + PREFIX_BYTES, length, self._seed ^ length) != load32(at + 4):
             return FLUSH_IRREGULAR
         at = self._base + body
         ts = load64(at)
         records = load32(at + 8)
         kind = load16(at + 12)
-        if load16(at + 14) or (kind != FRAME_TXN and kind != FRAME_END):
+        if load16(at + 14) or (kind != KIND_TXN and kind != KIND_END):
             return FLUSH_IRREGULAR
         self._at = (body + length + 7) & ~<uint64_t>7
-        if kind == FRAME_END:
+        if kind == KIND_END:
             return FLUSH_DONE if records == self._records else FLUSH_IRREGULAR
         self._records += records
         if ts <= self._newest:
             self.ordered = False
         self._newest = ts
-        return self._frame_records(body + FRAME_BODY_BYTES, body + length, records)
+        return self._frame_records(body + BODY_BYTES, body + length, records)
 
     cdef int _frame_records(self, uint64_t at, uint64_t stop, uint32_t records) noexcept nogil:
-        cdef Place place
+        cdef RecordPlace place
         cdef const uint8_t* record
         cdef uint64_t key_size, end
         place.word = 0
@@ -144,7 +139,7 @@ cdef class LogSorter:
             if load64(record) != self._newest:
                 self.ordered = False
             place.offset = at
-            if not append(&self._places, &place, sizeof(Place)):
+            if not append(&self._places, &place, sizeof(RecordPlace)):
                 return FLUSH_NO_MEMORY
             self._narrow(record + RECORD_BYTES, key_size)
             at = end
@@ -153,10 +148,10 @@ cdef class LogSorter:
 
     cdef inline void _narrow(self, const uint8_t* key, size_t size) noexcept nogil:
         """Shorten what all keys begin with to what this one does, too."""
-        cdef const Place* first = <const Place*>self._places.data
+        cdef const RecordPlace* first = <const RecordPlace*>self._places.data
         cdef const uint8_t* other = self._base + first.offset + RECORD_BYTES
         cdef size_t common = 0
-        if self._places.size == sizeof(Place):
+        if self._places.size == sizeof(RecordPlace):
             self._common = size
             return
         if size < self._common:
@@ -176,8 +171,8 @@ cdef class LogSorter:
             raise MemoryError
 
     cdef bint _sort(self) noexcept nogil:
-        cdef Place* places = <Place*>self._places.data
-        cdef size_t count = self._places.size // sizeof(Place)
+        cdef RecordPlace* places = <RecordPlace*>self._places.data
+        cdef size_t count = self._places.size // sizeof(RecordPlace)
         cdef size_t nth, start
         cdef const uint8_t* record
         if not count:
@@ -190,26 +185,26 @@ cdef class LogSorter:
                 record + RECORD_BYTES + self._common, load16(record + 24) - self._common
             )
         self._sort_words(count)
-        places = <Place*>self._places.data
+        places = <RecordPlace*>self._places.data
         start = 0
         for nth in range(1, count + 1):
             if nth == count or places[nth].word != places[start].word:
                 if nth - start > 1:
-                    self._sort_keys(places + start, <Place*>self._spare.data, nth - start)
+                    self._sort_keys(places + start, <RecordPlace*>self._spare.data, nth - start)
                 start = nth
         return True
 
     cdef void _sort_words(self, size_t count) noexcept nogil:
         """By `word`, byte for byte from the last on; bytes that all have alike are left out."""
         cdef size_t[256] ends
-        cdef Place* places
-        cdef Place* sorted_places
+        cdef RecordPlace* places
+        cdef RecordPlace* sorted_places
         cdef Buffer swap
         cdef size_t nth, sum, number
         cdef int shift, byte
         for shift in range(0, 64, 8):
-            places = <Place*>self._places.data
-            sorted_places = <Place*>self._spare.data
+            places = <RecordPlace*>self._places.data
+            sorted_places = <RecordPlace*>self._spare.data
             memset(ends, 0, sizeof(ends))
             for nth in range(count):
                 ends[places[nth].word >> shift & 255] += 1
@@ -229,7 +224,7 @@ cdef class LogSorter:
             self._places = self._spare
             self._spare = swap
 
-    cdef bint _before(self, const Place* a, const Place* b) noexcept nogil:
+    cdef bint _before(self, const RecordPlace* a, const RecordPlace* b) noexcept nogil:
         cdef const uint8_t* left = self._base + a.offset
         cdef const uint8_t* right = self._base + b.offset
         cdef int order = key_compare(
@@ -241,10 +236,10 @@ cdef class LogSorter:
             return load64(left) > load64(right)
         return a.offset > b.offset
 
-    cdef void _sort_keys(self, Place* places, Place* spare, size_t count) noexcept nogil:
+    cdef void _sort_keys(self, RecordPlace* places, RecordPlace* spare, size_t count) noexcept nogil:
         """Merge sort of places whose words are equal."""
         cdef size_t middle = count >> 1, left = 0, right = middle, nth, at
-        cdef Place moved
+        cdef RecordPlace moved
         if count <= FEW:
             for nth in range(1, count):
                 moved = places[nth]
@@ -256,7 +251,7 @@ cdef class LogSorter:
             return
         self._sort_keys(places, spare, middle)
         self._sort_keys(places + middle, spare, count - middle)
-        memcpy(spare, places, middle * sizeof(Place))
+        memcpy(spare, places, middle * sizeof(RecordPlace))
         nth = 0
         while left < middle:
             if right < count and self._before(&places[right], &spare[left]):
@@ -286,8 +281,8 @@ cdef class LogSorter:
         return what == FLUSH_MORE
 
     cdef int _step(self, BlockMaker maker, Retention retention) noexcept nogil:
-        cdef const Place* places = <const Place*>self._places.data
-        cdef size_t count = self._places.size // sizeof(Place)
+        cdef const RecordPlace* places = <const RecordPlace*>self._places.data
+        cdef size_t count = self._places.size // sizeof(RecordPlace)
         cdef uint64_t passed = 0
         cdef const uint8_t* record
         cdef Entry entry

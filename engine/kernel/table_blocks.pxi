@@ -48,6 +48,7 @@ cdef class TableBlocks:
     cdef int _pattern_bits
     cdef object _fetch
     cdef object _damaged
+    cdef object _closed
     cdef readonly Py_ssize_t checks     # checksums taken
 
     def __cinit__(self):
@@ -56,12 +57,12 @@ cdef class TableBlocks:
 
     def __init__(
         self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
-        bytes filter not None, int pattern_bits, fetch, damaged,
+        bytes filter not None, int pattern_bits, fetch, damaged, closed,
     ):
         """`index` and `filter` are sections whose checksums held; `filter` is its lines alone.
 
         `fetch(number)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
-        error to raise. `ValueError` when the index contradicts itself.
+        error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
         if self._held:
             raise RuntimeError("a table is opened once")
@@ -78,6 +79,7 @@ cdef class TableBlocks:
         self._seed = seed
         self._fetch = fetch
         self._damaged = damaged
+        self._closed = closed
         PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
         self._held = True
         self._base = <const uint8_t*>self._view.buf
@@ -123,7 +125,7 @@ cdef class TableBlocks:
         free(self._checked)
 
     cpdef release(self):
-        """Let go of the mapping; what is asked later raises `ValueError`. A second call is fine."""
+        """Let go of the mapping; what is asked later raises `closed()`. A second call is fine."""
         self._base = NULL
         if self._held:
             self._held = False
@@ -166,7 +168,7 @@ cdef class TableBlocks:
         cdef uint8_t epoch
         cdef bytes raw
         if self._base == NULL:
-            raise ValueError("table is closed")
+            raise self._closed()
         offset = load64(self._offsets + 8 * nth)
         size = self._size(nth) - BLOCK_HEAD_BYTES
         at = self._base + offset
@@ -180,7 +182,7 @@ cdef class TableBlocks:
             with nogil:                          # the first touch of a block may wait for the medium
                 crc = crc32c_extend(at + 8, size + 8, self._seed ^ <uint32_t>offset ^ size)
             if self._base == NULL:
-                raise ValueError("table is closed")
+                raise self._closed()
             self.checks += 1
             if load32(at) != size or load32(at + 4) != crc:
                 raise self._damaged("block checksum does not match", offset)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from meles.engine.errors import CorruptionError
+from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.table.reader import Table
 
 
 def open_in_place(table: Table, kernel: Any) -> Any:
-    """The kernel's TableBlocks, without a filter. `release` it before the table is closed."""
+    """TableBlocks of this kernel for a scan, so without a filter, which is not even read.
+
+    `release` it before the table is closed.
+    """
     footer = table._footer
     index = table._section(footer.index, "table index")
     try:
@@ -31,6 +34,7 @@ def open_in_place(table: Table, kernel: Any) -> Any:
             lambda what, offset: CorruptionError(
                 what, path=table.path, offset=offset, kind="table block"
             ),
+            lambda: ClosedError(f"table {table.path} is closed"),
         )
     except ValueError as error:
         raise CorruptionError(

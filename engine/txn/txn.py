@@ -14,15 +14,18 @@ of what was read is looked up in the view itself, however long the transaction w
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
-from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
+from meles.engine.codec.entry import (
+    META_DELETE,
+    META_DISCARD_EARLIER,
+    META_POINTER,
+    POINTER_BYTES,
+)
 from meles.engine.engine import Engine
 from meles.engine.errors import (
     ConflictError,
@@ -45,31 +48,41 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
+from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
 from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
+from meles.engine.writer import Writer
 
 T = TypeVar("T")
-ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
+Own: TypeAlias = tuple[bytes, int, int]  # value, user << 8 | meta, expiry ms
+_NOT_SPECIAL: Final = (0, 0)
+_NO_COUNT_LIMIT: Final = 1 << 62
 
 
-class Txn(Scanning):
-    """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it."""
+class Txn(EntryBuffer, Scanning):
+    """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it.
+
+    `set` takes what `db.set` takes; the write is seen by this transaction at once, by others after
+    the commit.
+    """
 
     def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
         self._finished = True  # until there is something to finish
         self._engine = engine
         self._update = update
-        self._mark, self._read_ts = engine.oracle.begin(threading.current_thread().name, at)
+        options, oracle = engine.options, engine.oracle
+        self._mark, self._read_ts = oracle.begin(at)
         self._commit_ts = 0
         self._finished = False
-        self._pending: dict[bytes, tuple[bytes, int, int]] = {}  # value, meta, expiry
-        self._size = 0
         self._reads: set[bytes] = set()
         self._covered: list[KeyRange] = []
         self._cursors: list[Cursor[Any]] = []
-        self._track = update and engine.options.detect_conflicts
+        self._track = update and options.detect_conflicts
         self._quiet = False
-        self._end_once = threading.Lock()  # taken by who ends it, for good
-        self._lost: Callable[[], Exception] | None = None  # why its writes came to nothing
+        self._first_end = iter((True,))  # taken by who ends it, for good
+        self._collect(
+            oracle.clock, options.txn_limit, options.value_threshold, _NO_COUNT_LIMIT,
+            update and options.namespace_offset < 0,
+        )  # fmt: skip
 
     @property
     def read_ts(self) -> int:
@@ -96,10 +109,9 @@ class Txn(Scanning):
         view = engine.store.view
         if engine.has_bans:
             engine.check_namespace(key)
-        own = self._pending.get(key)
-        if own is not None:
-            value, meta, expiry = own
-            found = (self._read_ts, meta, expiry, value)
+        value = self._writes.get(key)
+        if value is not None:
+            found = (self._read_ts, *self._special.get(key, _NOT_SPECIAL), value)
         else:
             if self._track:
                 self._reads.add(key)
@@ -122,8 +134,14 @@ class Txn(Scanning):
 
     def get(self, key: BytesLike, default: T | None = None) -> bytes | T | None:
         """The value at the snapshot, own writes included, or `default`."""
-        item = self.item(key)
-        return default if item is None else item.value
+        self._check()
+        if type(key) is not bytes or not key:
+            key = readable_key(key)
+        found = self._find(key)
+        if found is None:
+            return default
+        view, (version, meta, _, stored) = found
+        return view.values.read(stored, version) if meta & META_POINTER else stored
 
     def __getitem__(self, key: BytesLike) -> bytes:
         item = self.item(key)
@@ -140,7 +158,7 @@ class Txn(Scanning):
         offset = self._engine.options.namespace_offset
         plan = make_scan(view, self._read_ts, shape, offset, prefix, **wanted)
         pending = None
-        if self._pending and (plan.look.since < self._read_ts or not plan.look.since):
+        if self._writes and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
         self._cursors.append(cursor)
@@ -151,28 +169,21 @@ class Txn(Scanning):
 
     def _own_writes(self, keys: KeyRange) -> Columns:
         """Pending writes in the range, as the newest source of a scan."""
-        pending = self._pending
-        names = sorted(key for key in list(pending) if keys.holds(key))
+        own, special = self._writes, self._special
+        names = sorted(key for key in list(own) if keys.holds(key))
         values, metas, expiries = [], [], []
         for name in names:
-            value, meta, expiry = pending[name]
-            values.append(value)
+            meta, expiry = special.get(name, _NOT_SPECIAL)
+            values.append(own[name])
             metas.append(meta)
             expiries.append(expiry)
         return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def set(
-        self,
-        key: BytesLike,
-        value: BytesLike,
-        *,
-        ttl: TimeToLive = None,
-        meta: int = 0,
-        discard_earlier: bool = False,
+    def _set(
+        self, key: object, value: object, ttl: TimeToLive, meta: int, discard_earlier: bool
     ) -> None:
-        """Set a key; `ttl` in seconds. Seen by this transaction at once, by others after commit."""
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
         self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
@@ -189,13 +200,10 @@ class Txn(Scanning):
         """Delete a key; an absent one is fine."""
         self._put(key, b"", META_DELETE, 0)
 
-    def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
-        self.set(key, value)
-
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
-    def _put(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+    def _put(self, key: object, value: bytes, meta: int, expiry: int) -> None:
         self._check()
         engine = self._engine
         if not self._update:
@@ -211,7 +219,11 @@ class Txn(Scanning):
                 f"the transaction would hold {total:,} of at most {limit:,} bytes",
                 limit=limit, size=total,
             )  # fmt: skip
-        self._pending[key] = (value, meta, expiry)
+        if meta or expiry:
+            self._special[key] = (meta, expiry)
+        else:
+            self._special.pop(key, None)
+        self._writes[key] = value
         self._size = total
         if self._finished:
             raise TransactionFinishedError("another thread ended this transaction meanwhile")
@@ -241,20 +253,26 @@ class Txn(Scanning):
         if not self._claim_end():
             raise TransactionFinishedError("another thread ends this transaction")
         try:
-            pending = list(self._pending.items())  # what another thread adds now is not in it
-            if not pending:
+            if not self._writes:
                 return 0
             writer = self._engine.check_writable()
-            self._end_cursors()
-            check = self._check_conflicts if self._reads or self._covered else None
-            keys, entries = zip(*pending, strict=True)
-            values, metas, expiries = zip(*entries, strict=True)
-            self._commit_ts = writer.commit(
-                keys, values, metas, expiries, check=check, ts=ts, quiet=self._quiet
-            )
+            if self._cursors:
+                self._end_cursors()
+            has_read = bool(self._reads or self._covered)
+            if ts is None and not self._quiet:
+                self._commit_ts = writer.plain.commit(self, self._read_ts if has_read else -1)
+            if not self._commit_ts:
+                self._commit_ts = self._commit_at_length(writer, ts, has_read)
             return self._commit_ts
         finally:
             self._finish()
+
+    def _commit_at_length(self, writer: Writer, ts: int | None, has_read: bool) -> int:
+        pending = list(self._writes.items())  # what another thread adds now is not in it
+        keys, values = zip(*pending, strict=True)
+        metas, expiries = zip(*(self._special.get(k, _NOT_SPECIAL) for k in keys), strict=True)
+        check = self._check_conflicts if has_read else None
+        return writer.commit(keys, values, metas, expiries, check=check, ts=ts, quiet=self._quiet)
 
     def _check_conflicts(self) -> None:
         """Under the write lock: has anything that was read been committed to since?"""
@@ -277,29 +295,25 @@ class Txn(Scanning):
         if self._claim_end():
             self._finish()
 
-    def end(self, refusal: Callable[[], Exception]) -> None:
-        """The database closes: its iterators refuse as everything else does then."""
-        if self._claim_end():
-            self._lost = refusal if self._pending else None
-            self._finish(refusal)
-
     def _claim_end(self) -> bool:
         """Whether the caller is the one to end it: a transaction ends once, whoever asks."""
-        claimed = self._end_once.acquire(blocking=False)
+        claimed = next(self._first_end, False)
         self._finished = True
+        self._collecting = False
         return claimed
 
-    def _end_cursors(self, refusal: Callable[[], Exception] | None = None) -> None:
+    def _end_cursors(self) -> None:
         cursors, self._cursors = self._cursors, []
         for cursor in cursors:
             if self._track:
                 self._covered += cursor.covered()
-            cursor.end(refusal or _ended)
+            cursor.end(self._engine.refusal or _ended)
 
-    def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
+    def _finish(self) -> None:
         self._engine.oracle.end(self._mark)
-        self._end_cursors(refusal)
-        self._pending = {}
+        if self._cursors:
+            self._end_cursors()
+        self._clear()
         self._reads = set()
         self._covered = []
 
@@ -308,15 +322,13 @@ class Txn(Scanning):
         return self
 
     def __exit__(self, kind: object, *_: object) -> Literal[False]:
-        if self._finished:
-            if kind is None and self._lost is not None:
-                raise self._lost()
-            return False
-        try:
-            if kind is None and self._update and self._pending:
-                self.commit()
-        finally:
-            self.discard()
+        if not self._finished:
+            try:
+                if kind is None and self._writes:
+                    self.commit()
+            finally:
+                if not self._finished:
+                    self.discard()
         return False
 
     def __del__(self) -> None:
