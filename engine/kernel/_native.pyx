@@ -33,6 +33,7 @@ cdef extern from "bytes.h" nogil:
     void store64(uint8_t* at, uint64_t value)
     void publish64(uint8_t* at, uint64_t value)
     uint64_t swapped64(uint64_t value)
+    void prefetch(const void* at)
     bint little_endian()
     uint8_t check_epoch()
     void crc32c_prepare()

@@ -8,6 +8,7 @@
 cdef enum:
     KIND_END = 2
     FEW = 12                     # so many are sorted by insertion
+    AHEAD = 8                    # records whose bytes are asked for before their turn
 
 cdef enum:                       # what a walk or `step` returns; memtable/flush.py has the same names
     FLUSH_DONE = 0
@@ -181,6 +182,8 @@ cdef class LogSorter:
             return False
         for nth in range(count):
             record = self._base + places[nth].offset
+            if nth + AHEAD < count:
+                prefetch(self._base + places[nth + AHEAD].offset + RECORD_BYTES)
             places[nth].word = key_prefix(
                 record + RECORD_BYTES + self._common, load16(record + 24) - self._common
             )
@@ -291,6 +294,10 @@ cdef class LogSorter:
             if passed >= STEP_BYTES:
                 return FLUSH_MORE
             record = self._base + places[self._next].offset
+            if self._next + AHEAD < count:           # records lie anywhere: none is in the cache
+                prefetch(self._base + places[self._next + AHEAD].offset)
+                prefetch(self._base + places[self._next + AHEAD].offset + 64)
+                prefetch(self._base + places[self._next + AHEAD].offset + 128)
             self._next += 1
             entry.version = load64(record)
             entry.expiry = load64(record + 8)
