@@ -76,7 +76,6 @@ class _Source:
         self._kernel = kernel
         self._left = iter(job.inputs[nth])
         self._table: Table | None = None
-        self._blocks: Any = None
         self._bytes = 0
         self._entries = 0
         self.nth = nth
@@ -91,8 +90,7 @@ class _Source:
         if table_id is None:
             return False
         self._table = Table(self._directory, table_id)
-        self._blocks = open_in_place(self._table, self._kernel)
-        self._merger.feed(self.nth, self._blocks)
+        self._merger.feed(self.nth, open_in_place(self._table, self._kernel))
         return True
 
     @property
@@ -108,10 +106,8 @@ class _Source:
         return self._entries + (0 if self._table is None else found)
 
     def _close(self) -> None:
-        if self._blocks is not None:
-            self._blocks.release()
-            self._blocks = None
         if self._table is not None:
+            self._merger.let_go(self.nth)
             self._table.close()
             self._table = None
 

@@ -125,9 +125,9 @@ cdef class Merger:
     # -- what Python gives -----------------------------------------------------------------------
 
     def feed(self, Py_ssize_t nth, TableBlocks table not None):
-        """The next table of a source, which keeps its place until `feed` or `end` again."""
+        """The next table of a source, which is kept until `let_go` or `end`."""
         cdef Source* s
-        if not 0 <= nth < self._count or not table._held:
+        if not 0 <= nth < self._count or table._base == NULL:
             raise ValueError("no such source, or its table is closed")
         s = &self._sources[nth]
         self._tables[nth] = table
@@ -152,6 +152,12 @@ cdef class Merger:
             self._heap[0] = self._heap[self._heap_size]
             self._sift_down()
         self._turn = -1
+
+    def let_go(self, Py_ssize_t nth):
+        """The open table of a source is about to be closed."""
+        if not 0 <= nth < self._count:
+            raise IndexError(nth)
+        self._forget(nth)
 
     cdef _forget(self, Py_ssize_t nth):
         self._tables[nth] = self._payloads[nth] = None

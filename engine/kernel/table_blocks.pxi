@@ -84,7 +84,6 @@ cdef class TableBlocks:
         self._held = True
         self._base = <const uint8_t*>self._view.buf
         if blocks_end > <uint64_t>self._view.len:
-            self.release()
             raise ValueError("blocks lie outside the file")
 
     cdef _parse(self, bytes index, Py_ssize_t count, uint64_t blocks_end):
@@ -124,12 +123,11 @@ cdef class TableBlocks:
             PyBuffer_Release(&self._view)
         free(self._checked)
 
-    cpdef release(self):
-        """Let go of the mapping; what is asked later raises `closed()`. A second call is fine."""
+    def close(self):
+        """What is asked from now on raises `closed()`. The mapping goes with the last reader: a scan
+        may be looking at a block of it at this moment.
+        """
         self._base = NULL
-        if self._held:
-            self._held = False
-            PyBuffer_Release(&self._view)
 
     # -- the index -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Runs in: workers, supervisor in inline mode.
 Invariants: (1) the index is checked before it is used, a block whenever it is opened; (2) what is
-opened here is released before its table is closed.
+opened here is let go of before its table is closed, or the mapping stays until it is.
 Fails with: as the reader.
 """
 
@@ -15,10 +15,7 @@ from meles.engine.table.reader import Table
 
 
 def open_in_place(table: Table, kernel: Any) -> Any:
-    """TableBlocks of this kernel for a scan, so without a filter, which is not even read.
-
-    `release` it before the table is closed.
-    """
+    """TableBlocks of this kernel for a scan, so without a filter, which is not even read."""
     footer = table._footer
     index = table._section(footer.index, "table index")
     try:

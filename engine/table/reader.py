@@ -12,6 +12,7 @@ installed), `ClosedError`, `OSError` (the file cannot be opened).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -282,10 +283,12 @@ class Table:
         self._index = self._probe = None
         blocks, self._blocks = self._blocks, None
         if blocks is not None:
-            blocks.release()
+            blocks.close()
+            del blocks
         if cache is not None:
             cache.close(self.id)
-        self._map.close()
+        with contextlib.suppress(BufferError):  # a scan looks at it: it goes with that
+            self._map.close()
 
     def __enter__(self) -> Table:
         return self

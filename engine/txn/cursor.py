@@ -11,91 +11,29 @@ a closed iterator, `CorruptionError`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
-from meles.engine.codec.entry import (
-    META_DELETE,
-    META_DISCARD_EARLIER,
-    META_MERGE,
-    META_POINTER,
-    POINTER_BYTES,
-    ValuePointer,
-)
 from meles.engine.errors import ClosedError
-from meles.engine.iterators.range_scan import KeyRange, scan
+from meles.engine.iterators.range_scan import KeyRange
 from meles.engine.read_view import ReadView
+from meles.engine.txn.batches import KEYS, PAIRS, VALUES, BatchIterator
 from meles.engine.txn.entries import BytesLike, as_bytes
-from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, SHAPE_VALUE, Scan
+from meles.engine.txn.item import Item
+from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, SHAPE_PAIR, SHAPE_VALUE, Scan
+from meles.engine.txn.shaping import Batch, shaped_batches
+
+__all__ = ["Cursor", "Item"]
 
 T = TypeVar("T")
+_SHAPES = {SHAPE_ITEM: VALUES, SHAPE_PAIR: PAIRS, SHAPE_KEY: KEYS, SHAPE_VALUE: VALUES}
 
 
-class Item:
-    """One entry as an iterator or `Txn.item` gives it. `value` is read when it is asked for.
-
-    `expires_at` is in unix seconds, 0 = never; `deleted` is true for tombstones and expired
-    entries;
-    `value_size` is in bytes and touches no value log.
-    """
-
-    __slots__ = ("_expiry", "_meta", "_stored", "_view", "key", "version")
-
-    def __init__(
-        self, view: ReadView, key: bytes, version: int, meta: int, expiry: int, stored: bytes
-    ) -> None:
-        self.key = key
-        self.version = version
-        self._view = view
-        self._meta = meta
-        self._expiry = expiry
-        self._stored = stored
-
-    @property
-    def value(self) -> bytes:
-        """The value; `CorruptionError` when the value log does not hold it undamaged."""
-        if self._meta & META_POINTER:
-            return self._view.values.read(self._stored, self.version)
-        return self._stored
-
-    @property
-    def value_size(self) -> int:
-        if self._meta & META_POINTER and len(self._stored) == POINTER_BYTES:
-            return ValuePointer.decode(self._stored).length
-        return len(self._stored)
-
-    @property
-    def meta(self) -> int:
-        return self._meta >> 8
-
-    @property
-    def is_merge(self) -> bool:
-        """Whether this is an operand of a merge operator."""
-        return bool(self._meta & META_MERGE)
-
-    @property
-    def discards_earlier(self) -> bool:
-        """Whether older versions no longer count."""
-        return bool(self._meta & META_DISCARD_EARLIER)
-
-    @property
-    def expires_at(self) -> float:
-        return self._expiry / 1000 if self._expiry else 0
-
-    @property
-    def deleted(self) -> bool:
-        return bool(self._meta & META_DELETE) or 0 < self._expiry <= now_ms()
-
-    def __repr__(self) -> str:
-        return f"<Item version={self.version} value_size={self.value_size} deleted={self.deleted}>"
-
-
-class Cursor(Generic[T]):
+class Cursor(BatchIterator, Generic[T]):
     """An iterator over a range. Also a context manager; closing is idempotent."""
 
     def __init__(
@@ -117,8 +55,11 @@ class Cursor(Generic[T]):
         self._from: KeyRange = wanted.keys
         self._last: bytes | None = None
         self._done = False
-        self._given = 0
-        self._entries: Iterator[Any]
+        self._left = 0
+        self._batches: Iterator[Batch]
+        self._shape = _SHAPES[wanted.shape]
+        if wanted.keys_only and wanted.shape != SHAPE_ITEM:
+            self._shape = KEYS
         self._begin(wanted.keys)
 
     # -- iterating -------------------------------------------------------------------------------
@@ -126,73 +67,38 @@ class Cursor(Generic[T]):
     def __iter__(self) -> Cursor[T]:
         return self
 
-    def __next__(self) -> T:
-        if self._track:
-            return self._next_tracked()
-        try:
-            entry: T = next(self._entries)
-        except StopIteration:
-            raise
-        except Exception as error:
-            self._stay_failed(error)
-            raise
-        return entry
+    if TYPE_CHECKING:
 
-    def _stay_failed(self, error: Exception) -> None:
-        """Whoever goes on after an error must not take what comes for all there is."""
-        if self._view is not None:
-            self._entries = _Refusing(lambda: error)
+        def __next__(self) -> T: ...
 
-    def _next_tracked(self) -> T:
+    def _refill(self) -> bool:
+        """Put the next lists in place. An error is met again by whoever goes on after it."""
+        if self._at and self._keys:
+            self._last = self._keys[self._at - 1]
+        self._at = self._count = 0
+        if not self._left:
+            return False  # a limit proves nothing about the rest
         try:
-            key, shaped = next(self._entries)
-        except StopIteration:
-            self._done = self._given != self._scan.limit  # a limit proves nothing about the rest
-            raise
+            batch = next(self._batches, None)
         except Exception as error:
-            self._stay_failed(error)
+            if self._view is not None:
+                self._batches = _Refusing(partial(_again, error))
             raise
-        self._given += 1
-        self._last = key
-        result: T = shaped
-        return result
+        if batch is None:
+            self._done = True
+            return False
+        self._keys, self._values = batch
+        self._count = min(len(self._keys or self._values or ()), self._left)
+        self._left -= self._count
+        return True
 
     def _begin(self, keys: KeyRange) -> None:
         view = self._open_view()
-        self._from, self._last, self._done, self._given = keys, None, False, 0
-        batches = scan(
-            view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
-        )
-        # Whether keys go along is settled here: another thread may end the iterator meanwhile.
-        shaped = chain.from_iterable(map(partial(self._shape, view, self._track), batches))
-        self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
-
-    def _shape(self, view: ReadView, with_keys: bool, batch: Columns) -> Iterator[Any]:
-        """The batch's entries in the shape asked for, in the iterator's direction."""
-        wanted = self._scan
-        if wanted.reverse:
-            batch = _reversed(batch, by_key=wanted.look.all_versions)
-        if wanted.shape == SHAPE_KEY or wanted.keys_only:
-            shaped: Iterator[Any] = iter(batch.keys)
-            if wanted.shape == SHAPE_ITEM:
-                shaped = self._items(view, batch)
-        elif wanted.shape == SHAPE_ITEM:
-            shaped = self._items(view, batch)
-        else:
-            values = _values(view, batch)
-            shaped = values if wanted.shape == SHAPE_VALUE else zip(batch.keys, values, strict=True)
-        return zip(batch.keys, shaped, strict=True) if with_keys else shaped
-
-    def _items(self, view: ReadView, batch: Columns) -> Iterator[Item]:
-        versions = batch.versions
-        if self._pending is not None:  # own writes are merged as newer than anything
-            versions = [min(version, self._scan.look.ts) for version in versions]
-        return (
-            Item(view, *entry)
-            for entry in zip(
-                batch.keys, versions, batch.metas, batch.expiries, batch.values, strict=True
-            )
-        )
+        self._from, self._last, self._done = keys, None, False
+        self._at = self._count = 0
+        self._left = sys.maxsize if self._scan.limit is None else self._scan.limit
+        keys_wanted = self._track or self._shape != VALUES
+        self._batches = shaped_batches(view, self._scan, keys, self._pending, keys_wanted)
 
     # -- moving ----------------------------------------------------------------------------------
 
@@ -230,7 +136,10 @@ class Cursor(Generic[T]):
         self._note_covered()
         self._view = self._pending = None
         self._refusal = refusal or self._refusal
-        self._entries = iter(()) if refusal is None else _Refusing(refusal)
+        self._batches = iter(()) if refusal is None else _Refusing(refusal)
+        self._keys = self._values = None
+        self._at = self._count = 0
+        self._left = sys.maxsize
         self._done = False
         self._last = None
         self._track = False
@@ -264,16 +173,21 @@ class Cursor(Generic[T]):
         """The part of the range that the items given so far prove something about."""
         if self._done:
             return self._from
-        if self._last is None:
+        last = self._keys[self._at - 1] if self._at and self._keys else self._last
+        if last is None:
             return None
         if self._scan.reverse:
-            return replace(self._from, low=self._last)
-        return replace(self._from, high=self._last + b"\0")
+            return replace(self._from, low=last)
+        return replace(self._from, high=last + b"\0")
 
     def covered(self) -> list[KeyRange]:
         """Every range read so far. Only for iterators made with `track`."""
         current = self._current_cover() if self._track else None
         return [*self._covered, current] if current is not None else list(self._covered)
+
+
+def _again(error: Exception) -> Exception:
+    return error
 
 
 class _Refusing:
@@ -287,23 +201,3 @@ class _Refusing:
 
     def __next__(self) -> Any:
         raise self._refusal()
-
-
-def _values(view: ReadView, batch: Columns) -> Iterator[bytes]:
-    """The batch's values, those of the value log read when their turn comes."""
-    if not any(meta & META_POINTER for meta in set(batch.metas)):
-        return iter(batch.values)
-    read = view.values.read
-    return (
-        read(value, version) if meta & META_POINTER else value
-        for value, version, meta in zip(batch.values, batch.versions, batch.metas, strict=True)
-    )
-
-
-def _reversed(batch: Columns, *, by_key: bool) -> Columns:
-    """Keys from the last to the first; the versions of one key stay newest first."""
-    count = len(batch)
-    if not by_key:
-        return batch.take(list(range(count - 1, -1, -1)))
-    order = sorted(range(count), key=batch.keys.__getitem__, reverse=True)  # stable
-    return batch.take(order)
