@@ -200,20 +200,34 @@ def _paced(db: meles.DB, seconds: float, rate: int) -> list[float]:
 
 
 def compaction() -> None:
-    """MB/s of input of one compactor, no compression, beside RocksDB's with one thread."""
+    """MB/s of input of one compactor, no compression, beside RocksDB's with one thread.
+
+    By the clock, and per second of CPU of the whole process: the second says what the work costs
+    where the disk or the neighbours of a machine decide the first. Ours includes the supervisor's
+    check of every output.
+    """
     for value_bytes in (100, 1024, 16 * 1024):
         entries = min(600_000, 128 * MIB // value_bytes)
         ours, theirs = (
             _our_compaction(entries, value_bytes),
             _rocks_compaction(entries, value_bytes),
         )
-        print(
-            f"compaction, {value_bytes} B values: {ours:.0f} MB/s of input, "
-            f"rocksdict {theirs:.0f} MB/s, ratio {ours / theirs:.2f}"
-        )
+        for unit, mine, other in zip(("s", "CPU s"), ours, theirs, strict=True):
+            print(
+                f"compaction, {value_bytes} B values: {mine:.0f} MB/{unit} of input, "
+                f"rocksdict {other:.0f} MB/{unit}, ratio {mine / other:.2f}"
+            )
 
 
-def _our_compaction(entries: int, value_bytes: int) -> float:
+def _rates(size: int, work: Callable[[], object]) -> tuple[float, float]:
+    """MB a second by the clock, and a second of this process's CPU."""
+    began, began_cpu = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    return size / 1e6 / seconds, size / 1e6 / cpu
+
+
+def _our_compaction(entries: int, value_bytes: int) -> tuple[float, float]:
     with home() as path:
         options = {"value_threshold": "64MiB", "num_compactors": 0, "sync": "none"}
         db = meles.open(path, memtable_size="32MiB", workers="inline", **options)
@@ -222,11 +236,9 @@ def _our_compaction(entries: int, value_bytes: int) -> float:
         size = db.size().lsm_bytes
         db.close(60)
         db = meles.open(path, memtable_size="32MiB", workers="inline", **options)
-        began = time.perf_counter()
-        db.flatten()
-        seconds = time.perf_counter() - began
+        rates = _rates(size, db.flatten)
         db.close(60)
-        return size / 1e6 / seconds
+        return rates
 
 
 def _load(write_batch: Callable[[], Any], entries: int, value_bytes: int) -> None:
@@ -237,7 +249,7 @@ def _load(write_batch: Callable[[], Any], entries: int, value_bytes: int) -> Non
             batch.set(rng.randbytes(KEY_BYTES), value)
 
 
-def _rocks_compaction(entries: int, value_bytes: int) -> float:
+def _rocks_compaction(entries: int, value_bytes: int) -> tuple[float, float]:
     import rocksdict
 
     with home() as path:
@@ -256,11 +268,9 @@ def _rocks_compaction(entries: int, value_bytes: int) -> float:
             rocks.put(rng.randbytes(KEY_BYTES), value)
         rocks.flush()
         size = bytes_in(path)
-        began = time.perf_counter()
-        rocks.compact_range(None, None)
-        seconds = time.perf_counter() - began
+        rates = _rates(size, lambda: rocks.compact_range(None, None))
         rocks.close()
-        return size / 1e6 / seconds
+        return rates
 
 
 def main() -> int:

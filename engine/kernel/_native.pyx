@@ -12,7 +12,9 @@ what it guards is named there; (4) a class that holds a buffer is no business of
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
@@ -22,7 +24,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef extern from "bytes.h" nogil:
     uint16_t load16(const uint8_t* at)
@@ -32,6 +34,8 @@ cdef extern from "bytes.h" nogil:
     void store32(uint8_t* at, uint32_t value)
     void store64(uint8_t* at, uint64_t value)
     void publish64(uint8_t* at, uint64_t value)
+    uint64_t swapped64(uint64_t value)
+    void prefetch(const void* at)
     bint little_endian()
     uint8_t check_epoch()
     void crc32c_prepare()
@@ -91,3 +95,8 @@ include "values.pxi"
 include "plain_writer.pxi"
 include "points.pxi"
 include "scan.pxi"
+include "buffer.pxi"
+include "block_maker.pxi"
+include "retention.pxi"
+include "merge.pxi"
+include "flush.pxi"

@@ -11,12 +11,12 @@ filter of the same rate, because lines fill unevenly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 from meles.engine.errors import CorruptionError
-from meles.engine.kernel import LINE_BITS, LINE_BYTES, bloom_build, bloom_prober
+from meles.engine.kernel import LINE_BITS, LINE_BYTES, bloom_prober
 from meles.engine.table.layout import BLOOM_HEAD, BLOOM_HEAD_BYTES, lines_offset
 from xxhash import xxh64_intdigest as key_hash
 
@@ -68,14 +68,12 @@ def shape(count: int, wanted: float) -> tuple[int, int]:
     return math.ceil(count * bits_per_key / LINE_BITS) | 1, pattern_bits
 
 
-def encode_bloom(hashes: Iterable[int], count: int, wanted: float, offset: int) -> bytes:
-    """The section, to be written at `offset`; empty when there is no filter."""
-    lines, pattern_bits = shape(count, wanted)
+def encode_bloom(lines: bytes, pattern_bits: int, offset: int) -> bytes:
+    """The section of these lines, to be written at `offset`; empty when there are none."""
     if not lines:
         return b""
-    head = BLOOM_HEAD.pack(lines, pattern_bits, bytes(3), 0)
-    gap = lines_offset(offset) - offset - BLOOM_HEAD_BYTES
-    return head + bytes(gap) + bloom_build(hashes, lines, pattern_bits)
+    head = BLOOM_HEAD.pack(len(lines) // LINE_BYTES, pattern_bits, bytes(3), 0)
+    return head + bytes(lines_offset(offset) - offset - BLOOM_HEAD_BYTES) + lines
 
 
 def _always(_hash: int) -> bool:

@@ -87,10 +87,13 @@ LAYERS = (
         (*WORDS, "engine.codec", "engine.options", "engine.jobs", "engine.manifest.version"),
         "deciding is pure: no file is opened to decide",
     ),
-    Layer(
-        "engine.compaction.execute",
-        (*RECORDS, "engine.compaction", "engine.table", "engine.iterators"),
-        "the compaction job: no MANIFEST, no deciding",
+    *(
+        Layer(
+            f"engine.compaction.{module}",
+            (*RECORDS, "engine.compaction", "engine.table", "engine.iterators"),
+            "the compaction job: no MANIFEST, no deciding",
+        )
+        for module in ("execute", "merge_columns", "merge_native", "outputs")
     ),
     Layer("engine.cli", ("meles", *WORDS, "engine.options", "engine.reports"), "a user of the API"),
     Layer(

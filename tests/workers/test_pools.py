@@ -284,8 +284,9 @@ def test_a_real_flush_job(mode, tmp_path, recorder):
         memtable = Memtable.create(log)
         for number in range(1, 501):
             memtable.put(b"key%05d" % number, b"v" * number, 0, 0, 0, number)
-        end = log.end
-        log.seal(500)
+        memtable.last_ts = 500
+        end = memtable.end
+        memtable.seal()
         log.close()
         pool = make_pool(
             mode, {"flusher": 1}, JobDirs(directory, directory),

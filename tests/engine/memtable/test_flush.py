@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernels import KERNELS
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE
 from meles.engine.errors import CorruptionError, JobCancelledError
@@ -18,6 +21,11 @@ from meles.engine.table.reader import Table
 
 NOW_MS = 1_700_000_000_000
 Row = tuple[bytes, int, int, int, bytes]
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 class Calm:
@@ -61,9 +69,12 @@ frames = st.lists(
 )  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=frames)
 def test_the_table_holds_what_the_memtable_held(
-    tmp_path_factory: pytest.TempPathFactory, frames: list[list[tuple[bytes, bytes, int]]]
+    tmp_path_factory: pytest.TempPathFactory,
+    kernel: Any,
+    frames: list[list[tuple[bytes, bytes, int]]],
 ) -> None:
     with Directory(str(tmp_path_factory.mktemp("flush"))) as directory:
         log = LogWriter(directory, 4)
@@ -74,7 +85,7 @@ def test_the_table_holds_what_the_memtable_held(
             table.last_ts = ts
         table.seal()
         log.close()
-        result = run_flush(job(table), directory, Calm())
+        result = run_flush(job(table), directory, Calm(), kernel)
         expected = rows(list(table.scan(None, None, MAX_VERSION, all_versions=True)))
         assert built(directory) == expected
         with Table(directory, 9) as made:
@@ -83,7 +94,9 @@ def test_the_table_holds_what_the_memtable_held(
         assert result.counters["entries"] == len(expected)
 
 
-def test_superseded_versions_nobody_can_read_are_left_out(directory: Directory) -> None:
+def test_superseded_versions_nobody_can_read_are_left_out(
+    directory: Directory, kernel: Any
+) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
     for ts in range(1, 7):
@@ -92,25 +105,26 @@ def test_superseded_versions_nobody_can_read_are_left_out(directory: Directory) 
     table.put(b"gone", b"", META_DELETE, 0, 0, 8)
     table.seal()
     log.close()
-    result = run_flush(job(table, discard_ts=4), directory, Calm())
+    result = run_flush(job(table, discard_ts=4), directory, Calm(), kernel)
     kept = [(key, version) for key, version, *_ in built(directory)]
     assert kept == [(b"gone", 8), (b"gone", 7), (b"k", 6), (b"k", 5), (b"k", 4)]
     assert result.counters["dropped_entries"] == 3
 
 
-def test_a_tombstone_stays_for_what_lies_below(directory: Directory) -> None:
+def test_a_tombstone_stays_for_what_lies_below(directory: Directory, kernel: Any) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
     table.put(b"k", b"x", 0, 0, 0, 1)
     table.put(b"k", b"", META_DELETE, 0, 0, 2)
     table.seal()
     log.close()
-    run_flush(job(table, discard_ts=100), directory, Calm())
+    run_flush(job(table, discard_ts=100), directory, Calm(), kernel)
     assert [(key, version) for key, version, *_ in built(directory)] == [(b"k", 2)]
 
 
 def test_versions_set_by_the_caller_are_sorted_and_the_last_copy_counts(
     directory: Directory,
+    kernel: Any,
 ) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
@@ -119,7 +133,7 @@ def test_versions_set_by_the_caller_are_sorted_and_the_last_copy_counts(
     table.put_many([b"k"], [b"4"], [0], [0], 4)
     table.seal()
     log.close()
-    run_flush(job(table), directory, Calm())
+    run_flush(job(table), directory, Calm(), kernel)
     assert [(key, v, value) for key, v, _, _, value in built(directory)] == [
         (b"j", 5, b"1"), (b"k", 5, b"5"), (b"k", 4, b"4"), (b"k", 3, b"3"),
     ]  # fmt: skip
@@ -127,7 +141,9 @@ def test_versions_set_by_the_caller_are_sorted_and_the_last_copy_counts(
         assert made.meta.ordered is False
 
 
-def test_a_log_that_is_shorter_than_the_job_says_is_damage(directory: Directory) -> None:
+def test_a_log_that_is_shorter_than_the_job_says_is_damage(
+    directory: Directory, kernel: Any
+) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
     for ts in range(1, 10):
@@ -137,12 +153,14 @@ def test_a_log_that_is_shorter_than_the_job_says_is_damage(directory: Directory)
     with directory.open("00004.mem", write=True) as file:
         file.pwrite(b"\xff", table.end // 2)
     with pytest.raises(CorruptionError, match=f"log ends before byte {table.end}"):
-        run_flush(job(table), directory, Calm())
+        run_flush(job(table), directory, Calm(), kernel)
     assert directory.names() == ["00004.mem"]
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_a_flush_that_is_stopped_leaves_nothing(directory: Directory, steps: int) -> None:
+def test_a_flush_that_is_stopped_leaves_nothing(
+    directory: Directory, kernel: Any, steps: int
+) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
     for ts in range(1, 40):
@@ -150,14 +168,14 @@ def test_a_flush_that_is_stopped_leaves_nothing(directory: Directory, steps: int
     table.seal()
     log.close()
     with pytest.raises(JobCancelledError):
-        run_flush(job(table), directory, Impatient(steps))
+        run_flush(job(table), directory, Impatient(steps), kernel)
     assert directory.names() == ["00004.mem"]
 
 
-def test_an_empty_log_makes_no_table(directory: Directory) -> None:
+def test_an_empty_log_makes_no_table(directory: Directory, kernel: Any) -> None:
     log = LogWriter(directory, 4)
     table = Memtable.create(log)
     table.seal()
     log.close()
-    assert run_flush(job(table), directory, Calm()).files == ()
+    assert run_flush(job(table), directory, Calm(), kernel).files == ()
     assert directory.names() == ["00004.mem"]

@@ -10,6 +10,7 @@ import pytest
 from meles.engine.codec.columns import Columns
 from meles.engine.fs.files import Directory
 from meles.engine.jobs import BuildOptions
+from meles.engine.kernel import NATIVE
 from meles.engine.table.builder import BuiltTable, TableBuilder
 from meles.engine.table.reader import Table
 
@@ -23,13 +24,21 @@ def directory(tmp_path: Path) -> Iterator[Directory]:
 
 
 @pytest.fixture
-def build(directory: Directory) -> Callable[..., BuiltTable]:
+def kernel() -> Any:
+    """The kernel tables are built with; a suite over both overrides this."""
+    return NATIVE
+
+
+@pytest.fixture
+def build(directory: Directory, kernel: Any) -> Callable[..., BuiltTable]:
     """Build a table of columns; keywords are build options, `table_id` and `batch` (entries)."""
 
     def make(
         columns: Columns, *, table_id: int = 1, batch: int = 1000, **options: Any
     ) -> BuiltTable:
-        builder = TableBuilder(directory, table_id, BuildOptions(**options), created_ms=CREATED_MS)
+        builder = TableBuilder(
+            directory, table_id, BuildOptions(**options), created_ms=CREATED_MS, kernel=kernel
+        )
         for start in range(0, len(columns), batch):
             builder.add(columns.slice(start, start + batch))
         return builder.finish()

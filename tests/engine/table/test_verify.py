@@ -12,8 +12,9 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.header import MAGIC_TABLE, FileHeader
 from meles.engine.errors import CorruptionError
 from meles.engine.fs.files import Directory
+from meles.engine.kernel import bloom_build
 from meles.engine.table.block import encode_columns
-from meles.engine.table.bloom import encode_bloom, key_hash
+from meles.engine.table.bloom import encode_bloom, key_hash, shape
 from meles.engine.table.builder import BuiltTable
 from meles.engine.table.index import Index, decode_index
 from meles.engine.table.layout import (
@@ -66,7 +67,8 @@ class Parts:
         out = FileHeader(MAGIC_TABLE, 1).encode() + self.blocks
         places = []
         hashes = [key_hash(key) for key in self.filtered]
-        bloom = encode_bloom(hashes, len(hashes), 0.01, len(out))
+        lines, bits = shape(len(hashes), 0.01)
+        bloom = encode_bloom(bloom_build(hashes, lines, bits), bits, len(out))
         for data in (bloom, self.index.encode(), msgpack.packb(self.properties)):
             places.append(section(data, len(out), SEED))
             out += data
