@@ -192,11 +192,23 @@ class DB(Maintenance, Scanning):
 
         Returns what `fn` does.
         """
+        return self._transact(self.update, fn, retries)
+
+    def _update_checked(self) -> Txn:
+        """For sequences and merge operators: `detect_conflicts=False` is not about them."""
+        self._engine.check_writable()
+        return self._track(Txn(self._engine, update=True, checked=True))
+
+    def _transact_checked(self, fn: Callable[[Txn], T]) -> T:
+        return self._transact(self._update_checked, fn, 8)
+
+    def _transact(self, begin: Callable[[], Txn], fn: Callable[[Txn], T], retries: int) -> T:
+        self._engine.check_writable()
         whole(retries, "retries", 0)
         attempt = 0
         while True:
             try:
-                with self.update() as txn:
+                with begin() as txn:
                     return fn(txn)
             except ConflictError:
                 attempt += 1
@@ -238,12 +250,12 @@ class DB(Maintenance, Scanning):
     def sequence(self, key: BytesLike, bandwidth: int = 100) -> Sequence:
         """Numbers that never repeat, `bandwidth` leased at a time under `key`."""
         self._check_unmanaged()
-        return Sequence(self._engine, self.transact, key, bandwidth)
+        return Sequence(self._engine, self._transact_checked, key, bandwidth)
 
     def merge_operator(self, key: BytesLike, fn: Fold, *, every: Seconds = 1.0) -> MergeOperator:
         """Operands under `key`, folded by `fn(existing, new)` every so many seconds."""
         self._check_unmanaged()
-        return self._track(MergeOperator(self._engine, self.update, key, fn, every=every))
+        return self._track(MergeOperator(self._engine, self._update_checked, key, fn, every=every))
 
     def _check_unmanaged(self) -> None:
         self._engine.check_writable()

@@ -54,7 +54,10 @@ ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
 class Txn(Scanning):
     """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it."""
 
-    def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, update: bool, at: int | None = None, checked: bool = False
+    ) -> None:
+        """`checked` has conflicts detected whatever the option says, for the engine's own use."""
         self._finished = True  # until there is something to finish
         self._engine = engine
         self._update = update
@@ -66,7 +69,7 @@ class Txn(Scanning):
         self._reads: set[bytes] = set()
         self._covered: list[KeyRange] = []
         self._cursors: list[Cursor[Any]] = []
-        self._track = update and engine.options.detect_conflicts
+        self._track = update and (checked or engine.options.detect_conflicts)
         self._quiet = False
         self._end_once = threading.Lock()  # taken by who ends it, for good
         self._lost: Callable[[], Exception] | None = None  # why its writes came to nothing

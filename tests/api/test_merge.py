@@ -180,3 +180,21 @@ def test_a_fold_is_no_change_for_subscribers(db: meles.DB) -> None:
             merge.add(b"b")
         db[b"end"] = b"v"
         assert [next(changes).value for _ in range(3)] == [b"a", b"b", b"v"]
+
+
+def test_no_operand_is_lost_whatever_detect_conflicts_says(open_db: OpenDB) -> None:
+    """A fold must notice an operand that came in while it was made."""
+    db = open_db(detect_conflicts=False)
+    late = [b"c", b"d"]
+
+    def while_others_add(existing: bytes, new: bytes) -> bytes:
+        if late:
+            other.add(late.pop(0))
+        return joined(existing, new)
+
+    with db.merge_operator(b"m", joined, every=SELDOM) as other:
+        with db.merge_operator(b"m", while_others_add, every=SELDOM) as merge:
+            merge.add(b"a")
+            merge.add(b"b")
+        assert not late
+        assert db[b"m"] == other.get() == b"a,b,c,d"
