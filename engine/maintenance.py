@@ -71,10 +71,10 @@ class Maintenance:
         Readers are never blocked, and those that began before still see the data. Killed half way,
         it is either done or not.
         """
+        writer = self._engine.check_writable()
         if not prefixes:
             raise ValueError("drop_prefix() takes at least one prefix; drop_all() takes none")
         wanted = {as_bytes(prefix, "prefix") for prefix in prefixes}
-        writer = self._engine.check_writable()
         possible = sorted(prefix for prefix in wanted if len(prefix) <= MAX_KEY_BYTES)
         if possible:
             writer.commit_drop(tuple(possible))

@@ -78,14 +78,17 @@ class WriteBatch:
                                 self._special.pop(key, None)
                             self._size = total
                             return
+            self._check()
             self._add(key, value if type(value) is bytes else as_bytes(value, "value"), 0, 0)
             return
+        self._check()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
         self._add(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def delete(self, key: BytesLike) -> None:
         """Add a delete."""
+        self._check()
         self._add(key, b"", META_DELETE, 0)
 
     def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
@@ -95,7 +98,6 @@ class WriteBatch:
         self.delete(key)
 
     def _add(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
-        self._check()
         key = writable_key(key)
         if self._bans or self._engine.has_bans:
             self._engine.check_namespace(key)

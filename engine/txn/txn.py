@@ -176,12 +176,14 @@ class Txn(Scanning):
         discard_earlier: bool = False,
     ) -> None:
         """Set a key; `ttl` in seconds. Seen by this transaction at once, by others after commit."""
+        self._check_writable()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
         self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def put_entry(self, key: BytesLike, value: bytes, meta: int) -> None:
         """A write with meta bits of the engine's own, for merge operators."""
+        self._check_writable()
         self._put(key, value, meta, 0)
 
     def hide_from_subscribers(self) -> None:
@@ -190,6 +192,7 @@ class Txn(Scanning):
 
     def delete(self, key: BytesLike) -> None:
         """Delete a key; an absent one is fine."""
+        self._check_writable()
         self._put(key, b"", META_DELETE, 0)
 
     def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
@@ -198,11 +201,13 @@ class Txn(Scanning):
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
-    def _put(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+    def _check_writable(self) -> None:
         self._check()
-        engine = self._engine
         if not self._update:
             raise ReadOnlyError("this transaction was made by view()")
+
+    def _put(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+        engine = self._engine
         key = writable_key(key)
         if engine.has_bans:
             engine.check_namespace(key)

@@ -438,3 +438,19 @@ class Crowd:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
             self.wrong.append(error)
+
+
+@pytest.mark.parametrize(("bad", "error"), [("exit", TypeError), (-1, ValueError)])
+def test_that_it_has_ended_is_said_before_what_is_wrong_with_the_arguments(
+    db: meles.DB, bad: Any, error: type[Exception]
+) -> None:
+    for kind in (db.update, db.write_batch):
+        ended = kind()
+        with pytest.raises(error):
+            ended.set(b"k", b"v", ttl=bad)
+        ended.discard() if isinstance(ended, meles.Txn) else ended.cancel()
+        for value, ttl in ((bad, None), (b"v", bad)):
+            with pytest.raises(meles.TransactionFinishedError):
+                ended.set(b"k", value, ttl=ttl)
+    with db.view() as txn, pytest.raises(meles.ReadOnlyError):
+        txn.set(b"k", b"v", ttl=bad)
