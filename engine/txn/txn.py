@@ -213,6 +213,9 @@ class Txn(Scanning):
             engine.check_namespace(key)
         size = entry_size(engine, key, value)
         total = self._size + size
+        before = self._pending.get(key)
+        if before is not None:  # it is replaced: only what will be written counts
+            total -= entry_size(engine, key, before[0])
         limit = engine.options.txn_limit
         if total > limit:
             raise TransactionTooBigError(

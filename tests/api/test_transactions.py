@@ -454,3 +454,20 @@ def test_that_it_has_ended_is_said_before_what_is_wrong_with_the_arguments(
                 ended.set(b"k", value, ttl=ttl)
     with db.view() as txn, pytest.raises(meles.ReadOnlyError):
         txn.set(b"k", b"v", ttl=bad)
+
+
+def test_a_replaced_write_does_not_count_towards_the_limit(open_db: OpenDB) -> None:
+    """Badger charges for each write of the same key."""
+    db = open_db(memtable_size="64KiB", value_threshold="1MiB")
+    with db.update() as txn:
+        for number in range(2000):
+            txn[b"counter"] = b"%04d" % number * 20
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 10_000
+        assert txn[b"counter"] == b"1999" * 20
+        txn.delete(b"counter")
+        for number in range(9):
+            txn[b"%d" % number] = b"v" * 1000
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 900
+    assert len(list(db)) == 9
