@@ -198,3 +198,29 @@ def test_no_operand_is_lost_whatever_detect_conflicts_says(open_db: OpenDB) -> N
             merge.add(b"b")
         assert not late
         assert db[b"m"] == other.get() == b"a,b,c,d"
+
+
+def test_a_fold_too_large_for_a_transaction_leaves_the_operands(open_db: OpenDB) -> None:
+    limits = {"memtable_size": "64KiB", "value_threshold": "1MiB"}
+    db = open_db(**limits)
+    with db.merge_operator(b"m", bytes.__add__, every=SELDOM) as merge:
+        for number in range(10):
+            merge.add(b"%d" % number * 3000)
+    expected = b"".join(b"%d" % number * 3000 for number in range(10))
+    assert len(expected) > db.options.txn_limit
+    db.close()
+    db = open_db(**limits)
+    with db.merge_operator(b"m", bytes.__add__, every=0.01) as merge:
+        assert merge.get() == expected
+        merge.add(b"!")
+        assert merge.get() == expected + b"!"
+
+
+def test_the_largest_of_all_operands(open_db: OpenDB) -> None:
+    """Badger's own example: `max` over 8-byte numbers."""
+    db = open_db()
+    with db.merge_operator(b"m", max, every=0.001) as merge:
+        for number in (3, 900, 17, 255, 256):
+            merge.add(number.to_bytes(8, "big"))
+        assert int.from_bytes(merge.get(), "big") == 900
+    assert int.from_bytes(db[b"m"], "big") == 900

@@ -59,7 +59,7 @@ def test_serializable_for_long(
     open_tiny: Callable[..., meles.DB], workers: str, appends: bool
 ) -> None:
     db = open_tiny(workers=workers)
-    rounds = 6 if workers == "process" else 2
+    rounds = 10 if workers == "process" else 2
     conflicts = sum(
         run_round(db, seed, ROUND, appends=appends, on_threads=workers != "inline")
         for seed in range(rounds)
