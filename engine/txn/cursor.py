@@ -2,9 +2,9 @@
 
 Runs in: supervisor.
 Invariants: (1) an iterator keeps the view and timestamp it was made with; (2) `limit` counts anew
-after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) `covered()` is what a
-transaction has really read: up to the last item given, not what was fetched ahead; (5) an iterator
-that failed fails again when asked again: it never goes on behind what it could not read.
+after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) what was read is noted in
+the transaction's `Coverage` as it is given, not as it is fetched ahead; (5) an iterator that failed
+fails again when asked again: it never goes on behind what it could not read.
 Fails with: what `end` was given (finished transaction, closed database), `ClosedError` for moving
 a closed iterator, `CorruptionError`.
 """
@@ -30,6 +30,7 @@ from meles.engine.codec.entry import (
 from meles.engine.errors import ClosedError
 from meles.engine.iterators.range_scan import KeyRange, scan
 from meles.engine.read_view import ReadView
+from meles.engine.txn.coverage import Coverage
 from meles.engine.txn.entries import BytesLike, as_bytes
 from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, SHAPE_VALUE, Scan
 
@@ -104,19 +105,14 @@ class Cursor(Generic[T]):
         wanted: Scan,
         *,
         pending: Columns | None = None,
-        track: bool = False,
-        on_close: Callable[[], None] | None = None,
+        coverage: Coverage | None = None,
     ) -> None:
+        """`coverage` is the record of what is read, for a transaction that checks conflicts."""
         self._view: ReadView | None = view
         self._scan = wanted
         self._pending = pending
-        self._on_close = on_close
         self._refusal: Callable[[], Exception] | None = None
-        self._track = track
-        self._covered: list[KeyRange] = []
-        self._from: KeyRange = wanted.keys
-        self._last: bytes | None = None
-        self._done = False
+        self._coverage = coverage
         self._given = 0
         self._entries: Iterator[Any]
         self._begin(wanted.keys)
@@ -127,8 +123,9 @@ class Cursor(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._track:
-            return self._next_tracked()
+        coverage = self._coverage
+        if coverage is not None:
+            return self._next_tracked(coverage)
         try:
             entry: T = next(self._entries)
         except StopIteration:
@@ -143,28 +140,31 @@ class Cursor(Generic[T]):
         if self._view is not None:
             self._entries = _Refusing(lambda: error)
 
-    def _next_tracked(self) -> T:
+    def _next_tracked(self, coverage: Coverage) -> T:
         try:
             key, shaped = next(self._entries)
         except StopIteration:
-            self._done = self._given != self._scan.limit  # a limit proves nothing about the rest
+            # a limit proves nothing about the rest
+            coverage.exhausted = self._given != self._scan.limit
             raise
         except Exception as error:
             self._stay_failed(error)
             raise
         self._given += 1
-        self._last = key
+        coverage.last = key
         result: T = shaped
         return result
 
     def _begin(self, keys: KeyRange) -> None:
         view = self._open_view()
-        self._from, self._last, self._done, self._given = keys, None, False, 0
+        coverage, self._given = self._coverage, 0
+        if coverage is not None:
+            coverage.begin(keys)
         batches = scan(
             view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
         )
         # Whether keys go along is settled here: another thread may end the iterator meanwhile.
-        shaped = chain.from_iterable(map(partial(self._shape, view, self._track), batches))
+        shaped = chain.from_iterable(map(partial(self._shape, view, coverage is not None), batches))
         self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
 
     def _shape(self, view: ReadView, with_keys: bool, batch: Columns) -> Iterator[Any]:
@@ -202,7 +202,6 @@ class Cursor(Generic[T]):
         """
         self._open_view()
         key = as_bytes(key, "key")
-        self._note_covered()
         whole = self._scan.keys
         if not self._scan.reverse:
             low = max(whole.low or b"", key)
@@ -216,7 +215,6 @@ class Cursor(Generic[T]):
     def rewind(self) -> None:
         """Begin again."""
         self._open_view()
-        self._note_covered()
         self._begin(self._scan.keys)
 
     def close(self) -> None:
@@ -227,17 +225,18 @@ class Cursor(Generic[T]):
         """Close; later use raises the last `refusal()` given. Without one there is just nothing
         more, and moving raises `ClosedError`.
         """
-        self._note_covered()
         self._view = self._pending = None
         self._refusal = refusal or self._refusal
         self._entries = iter(()) if refusal is None else _Refusing(refusal)
-        self._done = False
-        self._last = None
-        self._track = False
-        self._from = KeyRange(b"", b"")
-        callback, self._on_close = self._on_close, None
-        if callback is not None:
-            callback()
+        self._coverage_ends()
+
+    def _coverage_ends(self) -> None:
+        coverage, self._coverage = self._coverage, None
+        if coverage is not None:
+            coverage.ended = True
+
+    def __del__(self) -> None:
+        self._coverage_ends()
 
     def _open_view(self) -> ReadView:
         if self._refusal is not None:
@@ -251,29 +250,6 @@ class Cursor(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- what was read ---------------------------------------------------------------------------
-
-    def _note_covered(self) -> None:
-        if self._track:
-            covered = self._current_cover()
-            if covered is not None:
-                self._covered.append(covered)
-
-    def _current_cover(self) -> KeyRange | None:
-        """The part of the range that the items given so far prove something about."""
-        if self._done:
-            return self._from
-        if self._last is None:
-            return None
-        if self._scan.reverse:
-            return replace(self._from, low=self._last)
-        return replace(self._from, high=self._last + b"\0")
-
-    def covered(self) -> list[KeyRange]:
-        """Every range read so far. Only for iterators made with `track`."""
-        current = self._current_cover() if self._track else None
-        return [*self._covered, current] if current is not None else list(self._covered)
 
 
 class _Refusing:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
-from meles.engine.engine import Engine
+from meles.engine.engine import Engine, listed
 from meles.engine.errors import (
     ConflictError,
     Error,
@@ -35,6 +36,7 @@ from meles.engine.errors import (
 from meles.engine.iterators.range_scan import KeyRange, prefix_range
 from meles.engine.iterators.visible import OWN_VERSION
 from meles.engine.read_view import ReadView
+from meles.engine.txn.coverage import Covered
 from meles.engine.txn.cursor import Cursor, Item
 from meles.engine.txn.entries import (
     BytesLike,
@@ -67,9 +69,9 @@ class Txn(Scanning):
         self._pending: dict[bytes, tuple[bytes, int, int]] = {}  # value, meta, expiry
         self._size = 0
         self._reads: set[bytes] = set()
-        self._covered: list[KeyRange] = []
-        self._cursors: list[Cursor[Any]] = []
         self._track = update and (checked or engine.options.detect_conflicts)
+        self._covered: Covered | None = None  # from its first iterator on
+        self._cursors: weakref.WeakSet[Cursor[Any]] | None = None
         self._quiet = False
         self._end_once = threading.Lock()  # taken by who ends it, for good
         self._lost: Callable[[], Exception] | None = None  # why its writes came to nothing
@@ -145,8 +147,14 @@ class Txn(Scanning):
         pending = None
         if self._pending and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
-        cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
-        self._cursors.append(cursor)
+        coverage = None
+        if self._track:
+            self._covered = self._covered or Covered()
+            coverage = self._covered.new(reverse=plan.reverse)
+        cursor: Cursor[Any] = Cursor(view, plan, pending=pending, coverage=coverage)
+        if self._cursors is None:
+            self._cursors = weakref.WeakSet()
+        self._cursors.add(cursor)
         self._engine.watch(cursor)
         if self._finished:  # on another thread, meanwhile
             cursor.end(_ended)
@@ -257,7 +265,8 @@ class Txn(Scanning):
                 return 0
             writer = self._engine.check_writable()
             self._end_cursors()
-            check = self._check_conflicts if self._reads or self._covered else None
+            read = self._reads or self._covered is not None
+            check = self._check_conflicts if read else None
             keys, entries = zip(*pending, strict=True)
             values, metas, expiries = zip(*entries, strict=True)
             self._commit_ts = writer.commit(
@@ -277,7 +286,7 @@ class Txn(Scanning):
         for key in list(self._reads):
             if view.newest_version(key, read_ts) or key.startswith(dropped):
                 raise ConflictError("a key this transaction read was changed")
-        for keys in self._covered:
+        for keys in self._covered.ranges() if self._covered is not None else ():
             if view.range_changed(keys.low, keys.high, read_ts) or any(
                 not prefix_range(prefix, keys.low, keys.high).is_empty() for prefix in dropped
             ):
@@ -301,10 +310,8 @@ class Txn(Scanning):
         return claimed
 
     def _end_cursors(self, refusal: Callable[[], Exception] | None = None) -> None:
-        cursors, self._cursors = self._cursors, []
-        for cursor in cursors:
-            if self._track:
-                self._covered += cursor.covered()
+        cursors, self._cursors = self._cursors, None
+        for cursor in listed(cursors) if cursors is not None else ():
             cursor.end(refusal or _ended)
 
     def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
@@ -312,7 +319,7 @@ class Txn(Scanning):
         self._end_cursors(refusal)
         self._pending = {}
         self._reads = set()
-        self._covered = []
+        self._covered = None
 
     def __enter__(self) -> Txn:
         self._check()
