@@ -27,7 +27,7 @@ from meles.engine.codec.entry import (
     POINTER_BYTES,
     ValuePointer,
 )
-from meles.engine.errors import ClosedError
+from meles.engine.errors import ClosedError, Error
 from meles.engine.iterators.range_scan import KeyRange, scan
 from meles.engine.read_view import ReadView
 from meles.engine.txn.coverage import Coverage
@@ -115,6 +115,9 @@ class Cursor(Generic[T]):
         self._coverage = coverage
         self._given = 0
         self._entries: Iterator[Any]
+        # What `_entries` is made of. `chain` and `islice` let go of it at the first error, also one
+        # that another thread got for asking at the same time: the interpreter would crash.
+        self._parts: tuple[Iterator[Any], ...]
         self._begin(wanted.keys)
 
     # -- iterating -------------------------------------------------------------------------------
@@ -137,8 +140,11 @@ class Cursor(Generic[T]):
 
     def _stay_failed(self, error: Exception) -> None:
         """Whoever goes on after an error must not take what comes for all there is."""
+        shared = isinstance(error, ValueError) and "already executing" in str(error)
         if self._view is not None:
-            self._entries = _Refusing(lambda: error)
+            self._entries = _Refusing(_shared if shared else lambda: error)
+        if shared:
+            raise _shared() from error
 
     def _next_tracked(self, coverage: Coverage) -> T:
         try:
@@ -164,8 +170,10 @@ class Cursor(Generic[T]):
             view, keys, self._scan.look, reverse=self._scan.reverse, pending=self._pending
         )
         # Whether keys go along is settled here: another thread may end the iterator meanwhile.
-        shaped = chain.from_iterable(map(partial(self._shape, view, coverage is not None), batches))
+        source = map(partial(self._shape, view, coverage is not None), batches)
+        shaped = chain.from_iterable(source)
         self._entries = shaped if self._scan.limit is None else islice(shaped, self._scan.limit)
+        self._parts = (source, shaped)
 
     def _shape(self, view: ReadView, with_keys: bool, batch: Columns) -> Iterator[Any]:
         """The batch's entries in the shape asked for, in the iterator's direction."""
@@ -228,6 +236,7 @@ class Cursor(Generic[T]):
         self._view = self._pending = None
         self._refusal = refusal or self._refusal
         self._entries = iter(()) if refusal is None else _Refusing(refusal)
+        self._parts = ()
         self._coverage_ends()
 
     def _coverage_ends(self) -> None:
@@ -250,6 +259,10 @@ class Cursor(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _shared() -> Error:
+    return Error("two threads use one iterator at once", hint="make an iterator for each thread")
 
 
 class _Refusing:

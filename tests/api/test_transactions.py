@@ -10,6 +10,7 @@ from typing import Any
 
 import meles
 import pytest
+from checkers.threads import run_threads
 
 OpenDB = Callable[..., meles.DB]
 
@@ -440,6 +441,23 @@ class Crowd:
             self.wrong.append(error)
 
 
+def test_a_replaced_write_does_not_count_towards_the_limit(open_db: OpenDB) -> None:
+    """Badger charges for each write of the same key."""
+    db = open_db(memtable_size="64KiB", value_threshold="1MiB")
+    with db.update() as txn:
+        for number in range(2000):
+            txn[b"counter"] = b"%04d" % number * 20
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 10_000
+        assert txn[b"counter"] == b"1999" * 20
+        txn.delete(b"counter")
+        for number in range(9):
+            txn[b"%d" % number] = b"v" * 1000
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 900
+    assert len(list(db)) == 9
+
+
 @pytest.mark.parametrize(("bad", "error"), [("exit", TypeError), (-1, ValueError)])
 def test_that_it_has_ended_is_said_before_what_is_wrong_with_the_arguments(
     db: meles.DB, bad: Any, error: type[Exception]
@@ -456,18 +474,25 @@ def test_that_it_has_ended_is_said_before_what_is_wrong_with_the_arguments(
         txn.set(b"k", b"v", ttl=bad)
 
 
-def test_a_replaced_write_does_not_count_towards_the_limit(open_db: OpenDB) -> None:
-    """Badger charges for each write of the same key."""
-    db = open_db(memtable_size="64KiB", value_threshold="1MiB")
-    with db.update() as txn:
-        for number in range(2000):
-            txn[b"counter"] = b"%04d" % number * 20
-        with pytest.raises(meles.TransactionTooBigError):
-            txn[b"counter"] = b"v" * 10_000
-        assert txn[b"counter"] == b"1999" * 20
-        txn.delete(b"counter")
-        for number in range(9):
-            txn[b"%d" % number] = b"v" * 1000
-        with pytest.raises(meles.TransactionTooBigError):
-            txn[b"counter"] = b"v" * 900
-    assert len(list(db)) == 9
+@pytest.mark.parametrize("call", ["items", "keys", "iterate"])
+def test_two_threads_on_one_iterator_get_an_error_and_no_crash(open_db: OpenDB, call: str) -> None:
+    db = open_db(value_threshold=64)
+    with db.write_batch() as batch:
+        for number in range(3000):
+            batch.set(b"%05d" % number, b"v" * (number % 2) * 100)
+    refused: list[str] = []
+    for limit in (None, 10_000) * 5:
+        with db.update() as txn:
+            for source in (db, txn):
+                shared = getattr(source, call)(limit=limit)
+
+                def read(shared: Any = shared) -> None:
+                    try:
+                        for _ in shared:
+                            pass
+                    except meles.Error as error:
+                        refused.append(str(error))
+
+                run_threads([read] * 3)
+    assert all("two threads" in text for text in refused)
+    assert len(list(db)) == 3000
