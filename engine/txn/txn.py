@@ -263,7 +263,11 @@ class Txn(Scanning):
             pending = list(self._pending.items())  # what another thread adds now is not in it
             if not pending:
                 return 0
-            writer = self._engine.check_writable()
+            engine = self._engine
+            writer = engine.check_writable()
+            if engine.has_bans:  # perhaps banned since they were written
+                for key, _ in pending:
+                    engine.check_namespace(key)
             self._end_cursors()
             read = self._reads or self._covered is not None
             check = self._check_conflicts if read else None
