@@ -18,7 +18,7 @@ def run_round(
     db: meles.DB, seed: int, transactions: int, *, appends: bool, on_threads: bool
 ) -> int:
     """Run and check; returns how many conflicts there were."""
-    work = Workload(db, seed, transactions, appends, ballast=True)
+    work = Workload(db, seed, transactions, appends, ballast=True, name=b"%d/" % seed)
     clients: list[Iterator[None]] = [work.client(number) for number in range(work.clients)]
     if on_threads:
         run_on_threads(clients)
