@@ -33,7 +33,15 @@ _SPLIT_BYTES = 4 << 20
 
 
 class WriteBatch:
-    """Collects sets and deletes; commits by itself as it fills. Made by `db.write_batch()`."""
+    """Collects sets and deletes; commits by itself as it fills. Made by `db.write_batch()`.
+
+    Each part it commits is atomic and seen at once, the batch as a whole is not; of several writes
+    of a key the last counts. It reads nothing, so it never conflicts. A context manager: a clean
+    end of `with` flushes, an exception cancels what was not committed. One thread at a time.
+
+    `TransactionFinishedError` after `cancel`, after `with` and after an error of a commit, which is
+    raised by whichever call made it. Keys, values and other errors are as for `DB.set`.
+    """
 
     def __init__(self, engine: Engine, *, at: int | None = None) -> None:
         self._engine = engine
@@ -62,7 +70,10 @@ class WriteBatch:
         meta: int = 0,
         discard_earlier: bool = False,
     ) -> None:
-        """Add a set; may commit what was collected before it."""
+        """Add a set; may commit what was collected before it. Arguments as in `DB.set`; `ttl`
+        begins now. `TransactionTooBigError` for an entry no transaction could hold: the batch stays
+        as it was.
+        """
         if ttl is None and meta is NO_META and not discard_earlier:
             # the plain case, kept short: it is called once an entry of every load
             if type(key) is bytes and type(value) is bytes and not self._finished:
@@ -87,7 +98,7 @@ class WriteBatch:
         self._add(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def delete(self, key: BytesLike) -> None:
-        """Add a delete."""
+        """Add a delete; may commit what was collected before it."""
         self._check()
         self._add(key, b"", META_DELETE, 0)
 
@@ -126,7 +137,9 @@ class WriteBatch:
         return size
 
     def flush(self) -> None:
-        """Commit what was collected. Durable as `sync` says when this returns."""
+        """Commit what was collected, if anything. Durable as `sync` says when this returns; the
+        batch can be filled again.
+        """
         self._check()
         values, special = self._values, self._special
         self._values, self._special, self._size = {}, {}, 0

@@ -38,11 +38,8 @@ T = TypeVar("T")
 
 
 class Item:
-    """One entry as an iterator or `Txn.item` gives it. `value` is read when it is asked for.
-
-    `expires_at` is in unix seconds, 0 = never; `deleted` is true for tombstones and expired
-    entries;
-    `value_size` is in bytes and touches no value log.
+    """One entry as an iterator or `Txn.item` gives it: `key`, `version` (the timestamp of its
+    commit, of an own write `read_ts`) and what follows. Good until its database is closed.
     """
 
     __slots__ = ("_expiry", "_meta", "_stored", "_view", "key", "version")
@@ -59,19 +56,23 @@ class Item:
 
     @property
     def value(self) -> bytes:
-        """The value; `CorruptionError` when the value log does not hold it undamaged."""
+        """The value, read when it is asked for; `b""` for a tombstone. `CorruptionError` when the
+        value log does not hold it undamaged.
+        """
         if self._meta & META_POINTER:
             return self._view.values.read(self._stored, self.version)
         return self._stored
 
     @property
     def value_size(self) -> int:
+        """Bytes of the value; reads no value log."""
         if self._meta & META_POINTER and len(self._stored) == POINTER_BYTES:
             return ValuePointer.decode(self._stored).length
         return len(self._stored)
 
     @property
     def meta(self) -> int:
+        """The user's byte, 0 to 255."""
         return self._meta >> 8
 
     @property
@@ -86,10 +87,12 @@ class Item:
 
     @property
     def expires_at(self) -> float:
+        """When it expires, in unix seconds to the millisecond; 0 is never."""
         return self._expiry / 1000 if self._expiry else 0
 
     @property
     def deleted(self) -> bool:
+        """Whether this is a tombstone, or has expired by the clock now."""
         return bool(self._meta & META_DELETE) or 0 < self._expiry <= now_ms()
 
     def __repr__(self) -> str:
@@ -97,7 +100,14 @@ class Item:
 
 
 class Cursor(Generic[T]):
-    """An iterator over a range. Also a context manager; closing is idempotent."""
+    """An iterator over a range, made by `iterate`, `items`, `keys` or `values`.
+
+    What it gives is fixed when it is made: its snapshot, its transaction's writes until then, and
+    what has expired by then. It may outlive flushes, compactions and collected files. A context
+    manager; it needs no closing. One thread at a time: two at once get a `meles.Error`. It raises
+    `TransactionFinishedError` once its transaction and `ClosedError` once its database has ended,
+    and `CorruptionError` at damage, where it stays.
+    """
 
     def __init__(
         self,
@@ -205,8 +215,8 @@ class Cursor(Generic[T]):
     # -- moving ----------------------------------------------------------------------------------
 
     def seek(self, key: BytesLike) -> None:
-        """Go to the first key >= `key`, or in reverse the last key <= `key`; clamped to the
-        range.
+        """Go to the first key >= `key`, or in reverse to the last key <= `key`, within the range
+        asked for; an empty key is the beginning in either direction. `ClosedError` after `close`.
         """
         self._open_view()
         key = as_bytes(key, "key")
@@ -221,12 +231,14 @@ class Cursor(Generic[T]):
             self._begin(replace(whole, high=high if whole.high is None else min(whole.high, high)))
 
     def rewind(self) -> None:
-        """Begin again."""
+        """Begin again, at the first item given. `ClosedError` after `close`."""
         self._open_view()
         self._begin(self._scan.keys)
 
     def close(self) -> None:
-        """End the iterator and let go of its view. A second call does nothing."""
+        """End the iterator and let go of the files it holds. A second call does nothing; `next`
+        finds nothing more.
+        """
         self.end(None)
 
     def end(self, refusal: Callable[[], Exception] | None) -> None:

@@ -40,7 +40,11 @@ _JOIN_SECONDS = 30.0
 
 
 class MergeOperator:
-    """`add` operands, `get` their fold. `fn(existing, new)` must not change its arguments."""
+    """`add` operands, `get` their fold. `fn(existing, new)` must not change its arguments.
+
+    Any thread may use it. A context manager: leaving `with` stops it. An error of `fn` is raised by
+    `get` and `stop`; in the background it is logged and folding ends.
+    """
 
     def __init__(
         self,
@@ -71,7 +75,9 @@ class MergeOperator:
         self._thread.start()
 
     def add(self, value: BytesLike) -> None:
-        """Commit an operand."""
+        """Commit an operand, without reading and so without conflicts. Errors as `DB.set`;
+        `ClosedError` after `stop`.
+        """
         self._check()
         data = as_bytes(value, "value")
         with self._begin() as txn:
@@ -79,7 +85,9 @@ class MergeOperator:
         self._added.set()
 
     def get(self) -> bytes:
-        """The fold of everything added; a plain `set` of the key is where it begins."""
+        """The fold of everything added, in the order of the commits; a plain `set` of the key is
+        where it begins. `KeyNotFoundError` when there is nothing, or it was deleted or has expired.
+        """
         self._check()
         with self._begin() as txn:
             folded, _ = self._fold(txn)
@@ -146,8 +154,9 @@ class MergeOperator:
                     log.warning("operands stay unfolded, their fold is too large: %s", error)
 
     def stop(self) -> None:
-        """Fold once more and end. A second call does nothing; `add` raises `ClosedError` after
-        it.
+        """Fold once more and end; `add` and `get` raise `ClosedError` from here on.
+
+        Waits for a fold that is being made. A second call does nothing.
         """
         if self._refusal is None:
             self._end(lambda: ClosedError("this merge operator was stopped"))

@@ -54,7 +54,18 @@ ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
 
 
 class Txn(Scanning):
-    """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it."""
+    """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it.
+
+    It reads one snapshot, with its own writes on top, whatever others commit meanwhile. Committing
+    raises `ConflictError` when anything it read, keys that were absent and the parts of ranges that
+    its iterators covered alike, was committed to since: what did commit is as if the transactions
+    had run one after the other. Those that write nothing or read nothing never conflict.
+
+    A context manager: a clean end of `with` commits one of `update()`, an exception discards it. A
+    transaction pins old versions, so end each: one that is only forgotten lets go with a
+    `ResourceWarning`. Once it has ended, every call raises `TransactionFinishedError`, or
+    `ClosedError` when the database is closed. Keys, values and errors are as for `DB`.
+    """
 
     def __init__(
         self, engine: Engine, *, update: bool, at: int | None = None, checked: bool = False
@@ -78,7 +89,7 @@ class Txn(Scanning):
 
     @property
     def read_ts(self) -> int:
-        """The snapshot: every commit up to this timestamp is seen."""
+        """The snapshot: every commit up to this timestamp is seen, none after it."""
         return self._read_ts
 
     @property
@@ -119,14 +130,19 @@ class Txn(Scanning):
         return view, found
 
     def item(self, key: BytesLike) -> Item | None:
-        """The key's entry with version, meta and expiry, or None."""
+        """The key's entry with version, meta and expiry; None when it is absent, deleted or
+        expired. Does not read the value. The version of an own write is `read_ts`.
+        """
         self._check()
         key = readable_key(key)
         found = self._find(key)
         return None if found is None else Item(found[0], key, *found[1])
 
     def get(self, key: BytesLike, default: T | None = None) -> bytes | T | None:
-        """The value at the snapshot, own writes included, or `default`."""
+        """The value at the snapshot, own writes included, or `default` when there is none.
+
+        Expiry is by the clock now, not by that of the snapshot.
+        """
         item = self.item(key)
         return default if item is None else item.value
 
@@ -183,7 +199,13 @@ class Txn(Scanning):
         meta: int = 0,
         discard_earlier: bool = False,
     ) -> None:
-        """Set a key; `ttl` in seconds. Seen by this transaction at once, by others after commit."""
+        """Set a key. Seen by this transaction at once, by others after the commit.
+
+        `ttl`, `meta` and `discard_earlier` as in `DB.set`; `ttl` begins now, not at the commit.
+        `TransactionTooBigError` when keys and values would exceed 15 % of `memtable_size`, values
+        of the value log counting as pointers: the transaction stays as it was. `ReadOnlyError` in
+        one of `view()`.
+        """
         self._check_writable()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
@@ -199,7 +221,7 @@ class Txn(Scanning):
         self._quiet = True
 
     def delete(self, key: BytesLike) -> None:
-        """Delete a key; an absent one is fine."""
+        """Delete a key; an absent one is fine. Errors as `set`."""
         self._check_writable()
         self._put(key, b"", META_DELETE, 0)
 
@@ -240,7 +262,8 @@ class Txn(Scanning):
     def commit(self) -> int:
         """Make the writes visible and durable as `sync` says; returns the commit timestamp.
 
-        0 when nothing was written. `ConflictError`: nothing happened, run it again.
+        0 when nothing was written. `ConflictError`: nothing happened, run it again. Ends the
+        transaction and its iterators whatever comes out, but for `meles.Error` in managed mode.
         """
         self._check()
         if self._engine.options.managed and self._update:
@@ -248,7 +271,9 @@ class Txn(Scanning):
         return self._commit(None)
 
     def commit_at(self, ts: int) -> int:
-        """Managed mode: commit at a timestamp of the caller's choice."""
+        """Managed mode: commit at a timestamp of the caller's choice, at least 1, also one below
+        the newest; returns it. As `commit` otherwise; outside managed mode `meles.Error`.
+        """
         self._check()
         if not self._engine.options.managed:
             raise Error(
@@ -297,7 +322,7 @@ class Txn(Scanning):
                 raise ConflictError("a range this transaction read was changed")
 
     def discard(self) -> None:
-        """End without writing. A second call, or one after commit, does nothing."""
+        """End without writing. A second call, or one after commit, does nothing. Never raises."""
         if self._claim_end():
             self._finish()
 
