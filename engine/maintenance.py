@@ -157,10 +157,11 @@ class Maintenance:
         return idle
 
     def flatten(self, workers: int = 2, timeout: Seconds | None = None) -> None:
-        """Compact until at most one level holds data, `workers` jobs at a time.
+        """Compact until at most one level holds data.
 
-        What is still in memory is not flushed first. `WriteStallError` when it is not done after
-        `timeout` seconds, `WorkerFailedError` when jobs keep failing.
+        What is still in memory is not flushed first. As many jobs run at a time as there are
+        compactors; `workers`, at least 1, is there for Badger's sake. `WriteStallError` when it is
+        not done after `timeout` seconds (None: as long as it takes).
         """
         self._engine.check_writable()
         whole(workers, "workers", 1)

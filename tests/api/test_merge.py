@@ -224,3 +224,22 @@ def test_the_largest_of_all_operands(open_db: OpenDB) -> None:
             merge.add(number.to_bytes(8, "big"))
         assert int.from_bytes(merge.get(), "big") == 900
     assert int.from_bytes(db[b"m"], "big") == 900
+
+
+def test_the_function_may_use_one_buffer_for_all_results(open_db: OpenDB) -> None:
+    """Badger wants results that share no memory with anything."""
+    buffer = bytearray()
+
+    def into_the_buffer(existing: bytes, new: bytes) -> Any:
+        buffer[:] = existing + b"," + new
+        return buffer
+
+    with open_db() as db, db.merge_operator(b"m", into_the_buffer, every=SELDOM) as merge:
+        for operand in (b"a", b"b", b"c"):
+            merge.add(operand)
+        first = merge.get()
+        merge.add(b"d")
+        assert (first, merge.get()) == (b"a,b,c", b"a,b,c,d")
+        buffer[:] = b"something else"
+    with open_db() as db:
+        assert db[b"m"] == b"a,b,c,d"
