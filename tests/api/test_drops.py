@@ -60,6 +60,11 @@ def test_a_drop_lasts(open_db: OpenDB) -> None:
         db[b"a"] = b"again"
     with open_db() as db:
         assert list(db) == [b"a", b"b"]
+        db.drop_all()
+        version = db.max_version()
+    with open_db() as db:
+        assert list(db) == []
+        assert db.max_version() >= version
 
 
 def test_snapshots_older_than_a_drop_keep_seeing_its_data(filled: meles.DB) -> None:

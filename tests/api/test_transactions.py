@@ -124,6 +124,8 @@ def test_own_writes_are_visible_in_every_way(db: meles.DB) -> None:
             txn[b"b"]
         assert list(txn.items()) == [(b"a", b"new"), (b"c", b"")]
         assert list(txn.items(reverse=True)) == [(b"c", b""), (b"a", b"new")]
+        assert list(txn) == list(txn.keys()) == [b"a", b"c"]
+        assert list(txn.values()) == [b"new", b""]
         txn[b"b"] = b"again"
         assert txn[b"b"] == b"again"
 
