@@ -17,7 +17,9 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
+from bisect import bisect_left, insort
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
 from meles.engine.arguments import timestamp
@@ -51,6 +53,7 @@ from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
 
 T = TypeVar("T")
 ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
+_FEW: Final = 64  # new keys that are put in order one by one
 
 
 class Txn(Scanning):
@@ -78,6 +81,7 @@ class Txn(Scanning):
         self._commit_ts = 0
         self._finished = False
         self._pending: dict[bytes, tuple[bytes, int, int]] = {}  # value, meta, expiry
+        self._order: list[bytes] = []  # keys of pending writes, as far as iterators needed them
         self._size = 0
         self._reads: set[bytes] = set()
         self._track = update and (checked or engine.options.detect_conflicts)
@@ -178,8 +182,10 @@ class Txn(Scanning):
 
     def _own_writes(self, keys: KeyRange) -> Columns:
         """Pending writes in the range, as the newest source of a scan."""
-        pending = self._pending
-        names = sorted(key for key in list(pending) if keys.holds(key))
+        pending, order = self._pending, self._in_order()
+        first = 0 if keys.low is None else bisect_left(order, keys.low)
+        stop = len(order) if keys.high is None else bisect_left(order, keys.high)
+        names = order[first:stop]
         values, metas, expiries = [], [], []
         for name in names:
             value, meta, expiry = pending[name]
@@ -187,6 +193,17 @@ class Txn(Scanning):
             metas.append(meta)
             expiries.append(expiry)
         return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
+
+    def _in_order(self) -> list[bytes]:
+        """The keys of pending writes; put in order as far as they are new since the last time."""
+        pending, order = self._pending, self._order
+        fresh = len(pending) - len(order)
+        if 0 < fresh <= _FEW:
+            for key in list(islice(reversed(pending), fresh)):  # no key ever leaves
+                insort(order, key)
+        if len(order) != len(pending):
+            self._order = order = sorted(pending)
+        return order
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -346,7 +363,7 @@ class Txn(Scanning):
     def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
         self._engine.oracle.end(self._mark)
         self._end_cursors(refusal)
-        self._pending = {}
+        self._pending, self._order = {}, []
         self._reads = set()
         self._covered = None
 
