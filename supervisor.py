@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 if (
@@ -161,8 +162,9 @@ class Supervisor:
     def _subscriptions_changed(self, any_left: bool) -> None:
         """Hook the publisher in only while somebody listens: hooks cost every commit."""
         publisher = self.engine.publisher
-        self._writer.before_commit = [publisher.hold_back] if any_left else []
-        self._writer.after_commit = [publisher.publish] if any_left else []
+        self._writer.set_hooks(
+            [publisher.hold_back] if any_left else [], [publisher.publish] if any_left else []
+        )
 
     def _on_fatal(self, error: Exception) -> None:
         self._writer.fail(error)
@@ -331,7 +333,7 @@ class Supervisor:
         def refusal() -> ClosedError:
             return ClosedError(f"{path} is closed")
 
-        self.engine.refusal = refusal
+        self.engine.refuse(refusal)
         if not self._read_only:
             self._writer.refuse(refusal)
         ended = 0
@@ -411,20 +413,20 @@ class Supervisor:
         """An empty log goes, and timestamps go on from here; one with data stays for replay."""
         del deadline
         self._writer.close_logs()
-        active = self._writer.active.log
+        active = self._writer.active
         try:
             if self._writer.failure is not None:
                 self._store.close_spares()
                 return "writing had failed, the logs stay"
             self._store.discard_spares()
-            if active is not None and active.records == 0:
+            if active.log is not None and active.records == 0:
                 if not self._store.view.sealed:
                     self._store.note_end(self.engine.oracle.published)
                 active.discard()
             return ""
         finally:
-            if active is not None:
-                active.close()
+            if active.log is not None:
+                active.log.close()
 
     def _stop_pool(self, deadline: Deadline) -> str:
         if self._pool is not None:
@@ -469,13 +471,16 @@ class Supervisor:
         """After fork: this copy is dead, the lock let go of. Close pipes, touch nothing else."""
         self._forked = True
         path = self._path
-        self.engine.refusal = lambda: ForkedHandleError(f"{path} was opened before fork")
+        refusal = partial(ForkedHandleError, f"{path} was opened before fork")
+        self.engine.refuse(refusal)
         self.engine.oracle.forget_in_child()
+        if self.engine.writer is not None:
+            self.engine.writer.plain.open = False
         for item in self.engine.watched():
-            if isinstance(item, Cursor | WriteBatch):  # a transaction asks the engine by itself
-                item.end(self.engine.refusal)
+            if isinstance(item, Cursor | WriteBatch):
+                item.end(refusal)
             elif isinstance(item, Subscription):
-                item.forget_in_child(self.engine.refusal)
+                item.forget_in_child(refusal)
         if self._pool is not None:
             self._pool.forget()
 

@@ -37,10 +37,11 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
+from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD
 from meles.engine.txn.merge import Fold, MergeOperator
 from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
 from meles.engine.txn.sequence import Sequence
-from meles.engine.txn.txn import ENTRY_OVERHEAD, Txn, entry_size
+from meles.engine.txn.txn import Txn, entry_size
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,6 +76,9 @@ class DB(Maintenance, Scanning):
         self._oracle = engine.oracle
         self._threshold = engine.options.value_threshold
         self._limit = engine.options.txn_limit
+        self._published = engine.oracle.clock
+        writer = engine.writer
+        self._put_plain = _declines if writer is None else writer.plain.put
 
     # -- single keys -----------------------------------------------------------------------------
 
@@ -90,7 +94,7 @@ class DB(Maintenance, Scanning):
         view = self._store.view
         if view.version.banned:
             engine.check_namespace(key)
-        value = view.value_of(key, self._oracle.published)
+        value = view.value_of(key, self._published.ts)
         return default if value is None else value
 
     def __getitem__(self, key: BytesLike) -> bytes:
@@ -140,10 +144,10 @@ class DB(Maintenance, Scanning):
         `TransactionTooBigError` for what no transaction could hold, `ValueError` for a `ttl` that
         is not above 0 or another `meta`, `meles.Error` in managed mode.
         """
+        if ttl is None and meta is NO_META and not discard_earlier and self._put_plain(key, value):
+            return
         engine = self._engine
-        writer = engine.writer
-        if engine.refusal is not None or writer is None:
-            writer = engine.check_writable()
+        writer = engine.check_writable()
         key = writable_key(key)
         if type(value) is not bytes:
             value = as_bytes(value, "value")
@@ -192,7 +196,7 @@ class DB(Maintenance, Scanning):
         self._engine.check_open()
         if at is not None:
             at = whole(at, "at", 0, self.max_version())
-        return self._track(Txn(self._engine, update=False, at=at))
+        return Txn(self._engine, update=False, at=at)
 
     def update(self, *, at: int | None = None) -> Txn:
         """A read-write transaction; commits on a clean exit of `with`, else discards.
@@ -205,7 +209,7 @@ class DB(Maintenance, Scanning):
             if not self._engine.options.managed:
                 raise Error("update(at=) outside managed mode", hint="open with managed=True")
             at = whole(at, "at", 0)
-        return self._track(Txn(self._engine, update=True, at=at))
+        return Txn(self._engine, update=True, at=at)
 
     def _track(self, made: Made) -> Made:
         self._engine.watch(made)
@@ -223,7 +227,7 @@ class DB(Maintenance, Scanning):
     def _update_checked(self) -> Txn:
         """For sequences and merge operators: `detect_conflicts=False` is not about them."""
         self._engine.check_writable()
-        return self._track(Txn(self._engine, update=True, checked=True))
+        return Txn(self._engine, update=True, checked=True)
 
     def _transact_checked(self, fn: Callable[[Txn], T]) -> T:
         return self._transact(self._update_checked, fn, 8)
@@ -384,6 +388,11 @@ class DB(Maintenance, Scanning):
 
     def __repr__(self) -> str:
         return f"<meles.DB {self._path!r}{' closed' if self.closed else ''}>"
+
+
+def _declines(_key: object, _value: object) -> bool:
+    """In place of a writer's plain commits where there is no writer."""
+    return False
 
 
 def _no_timestamp() -> Error:

@@ -23,7 +23,8 @@ from meles.engine.writer import Writer
 class Engine:
     """`writer` is None on a read-only handle. `refusal`, once set, makes every call raise.
 
-    `open_objects` are cursors and transactions to end when the database closes.
+    `open_objects` are cursors, batches, operators and subscriptions, to be ended when the database
+    closes; transactions ask for `refusal` themselves.
     """
 
     options: Options
@@ -33,6 +34,11 @@ class Engine:
     refusal: Callable[[], Exception] | None = None
     open_objects: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     publisher: Publisher = field(default_factory=Publisher)
+
+    def refuse(self, refusal: Callable[[], Exception]) -> None:
+        """Have every call raise from now on."""
+        self.refusal = refusal
+        self.oracle.clock.ended = True
 
     def watch(self, item: Any) -> None:
         """Have it ended when the database closes, also if it does so at this moment."""

@@ -63,7 +63,7 @@ def table_infos(version: Version) -> list[TableInfo]:
 def memtable_infos(view: ReadView) -> list[MemtableInfo]:
     """The active memtable first, then sealed ones from new to old."""
     return [
-        MemtableInfo(m.id, "active" if m is view.active else "sealed", m.size, m.written,
+        MemtableInfo(m.id, "active" if m is view.active else "sealed", m.size, m.records,
         len(m.index)) for m in (view.active, *view.sealed)
     ]  # fmt: skip
 
@@ -120,7 +120,7 @@ def estimate_size(view: ReadView, prefix: bytes) -> int:
         inside = sum(1 for key in keys if key.startswith(prefix)) + 1
         total += (meta.size + referenced) * min(inside, len(keys)) // max(len(keys), 1)
     for memtable in (view.active, *view.sealed):
-        count = memtable.index.count(prefix, prefix_end(prefix))
+        count = memtable.keys.count(prefix, prefix_end(prefix))
         total += memtable.size * count // max(len(memtable.index), 1)
     return total
 

@@ -185,9 +185,10 @@ def make_active_memtable(opening: Opening) -> None:
     if opening.read_only:
         opening.active = Memtable(opening.files.next_mem, b"", None)
     else:
-        writer = store.new_log()
-        opening.unwind.callback(writer.discard)
-        opening.active = Memtable.create(writer)
+        log = store.new_log()
+        opening.unwind.callback(log.discard)
+        opening.active = Memtable.create(log, opening.options.memtable_size)
+        opening.unwind.callback(opening.active.index.release)
     store.start(opening.active, opening.files.sealed)
 
 

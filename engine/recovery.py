@@ -13,6 +13,7 @@ Fails with: `CorruptionError`, `FormatVersionError`, `DirectoryMissingError`, `C
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -214,8 +215,17 @@ def _lacks_its_header(directory: Directory, name: str) -> bool:
 def _replay_one(state: Recovering, mem_id: int) -> Replayed:
     directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
     mapping = directory.map(name)
-    state.unwind.callback(mapping.close)
-    return replay(mapping, mem_id, directory.join(name), state.value_ends)
+    state.unwind.callback(_close_mapping, mapping)
+    replayed = replay(mapping, mem_id, directory.join(name), state.value_ends)
+    state.unwind.callback(replayed.memtable.index.release)
+    return replayed
+
+
+def _close_mapping(mapping: mmap.mmap) -> None:
+    try:
+        mapping.close()
+    except BufferError:  # a half-made index still looks at it, and goes with the error
+        pass
 
 
 def _discard_log(state: Recovering, name: str) -> None:

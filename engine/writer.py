@@ -21,16 +21,19 @@ from typing import TypeAlias
 
 from meles.engine.brake import Brake
 from meles.engine.codec.entry import META_DELETE, META_POINTER
-from meles.engine.errors import DiskFullError, Error, StoreFailedError, WriteStallError
+from meles.engine.errors import DiskFullError, Error, WriteStallError
+from meles.engine.log.frame import RECORD_BYTES
 from meles.engine.log.writer import LogWriter
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import Drop, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
+from meles.engine.plain_writer import Lock, PlainWriter
 from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
 from meles.engine.value_sink import ValueSink
 from meles.engine.vlog.writer import ValueLogWriter
+from meles.engine.write_failure import WriteFailure
 
 log = logging.getLogger("meles.writer")
 
@@ -42,9 +45,9 @@ CommitHook: TypeAlias = Callable[
 
 @dataclass(slots=True)
 class WriteCounters:
-    """Sums since open. Bytes are of user keys and values."""
+    """Sums since open. `bytes` are of user keys and values."""
 
-    entries: int = 0
+    entries: int = 0  # with `bytes`, as of the last look: the writer counts them elsewhere
     bytes: int = 0
     log_bytes: int = 0  # of sealed logs
     syncs: int = 0
@@ -67,30 +70,67 @@ class Writer:
         self._max_sealed = options.num_memtables
         self._stall_timeout = options.write_stall_timeout
         self._inline = options.workers == "inline"
+        self._managed = options.managed
         self._sync_on_commit = options.sync == "commit"
         self._sync_by_time = options.sync == "interval"
         self._poke = poke
         self.brake = Brake()
         # under lock
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._room = threading.Condition(self.lock)
         self.active: Memtable = store.view.active
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
-        self.counters = WriteCounters()
+        self._counters = WriteCounters()
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
         self._rotated = False
+        self.plain = PlainWriter(self.lock, oracle.clock, self.active.index)
+        self.plain.rotate_at = self._limit
+        self.plain.value_limit = options.value_threshold
+        self.plain.entry_limit = options.txn_limit - RECORD_BYTES
+        self.plain.dirty = not self._sync_by_time
+        self.arm()
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
         self._sync_lock = threading.Lock()
         self._synced = 0  # entries since open that are on the medium
         self._logs_closed = False
         self._sealed_values: VlogMeta | None = None  # sealed, not yet installed
-        # interval syncing
-        self.dirty = False
-        self.dirty_event = threading.Event()
+        self.dirty_event = threading.Event()  # interval syncing: there is something to sync
+
+    def arm(self) -> None:
+        """Let plain commits pass, or not: whenever something changed that they depend on."""
+        self.plain.open = not (
+            self.refusal is not None
+            or self.before_commit
+            or self.after_commit
+            or self.brake.seconds_per_byte
+            or self._sync_on_commit
+            or self._managed
+            or self.sink.observes
+            or self._store.version.banned
+        )
+
+    def set_hooks(self, before: list[Callable[[], None]], after: list[CommitHook]) -> None:
+        """What is called around every commit: `before` without the lock, `after` under it.
+
+        Takes no lock: a finaliser may come here on a thread that holds it.
+        """
+        self.before_commit, self.after_commit = before, after
+        self.arm()
+
+    def slow_down(self, used: float) -> None:
+        """Brake according to the room used, see `Brake.set`."""
+        self.brake.set(used)
+        self.arm()
+
+    @property
+    def counters(self) -> WriteCounters:
+        """Sums since open."""
+        self._counters.entries, self._counters.bytes = self.plain.entries, self.plain.size
+        return self._counters
 
     # -- committing ------------------------------------------------------------------------------
 
@@ -103,7 +143,7 @@ class Writer:
             if self.refusal is not None:
                 raise self.refusal()
             active = self.active
-            if active.log.end >= self._limit:  # type: ignore[union-attr]
+            if active.end >= self._limit:
                 active = self._rotate_locked()
             ts = oracle.published + 1
             stored = value
@@ -119,9 +159,9 @@ class Writer:
                 raise self._failed_locked(error) from error
             active.last_ts = ts
             oracle.published = ts
-            counters = self.counters
-            counters.entries = count = counters.entries + 1
-            counters.bytes += len(key) + len(value)
+            plain = self.plain
+            plain.entries = count = plain.entries + 1
+            plain.size += len(key) + len(value)
             if self.after_commit:
                 self._tell_locked(ts, (key,), (value,), (user << 8 | meta,), (expiry,))
         self._acknowledge(count, len(value))
@@ -151,7 +191,7 @@ class Writer:
             if self.refusal is not None:
                 raise self.refusal()
             active = self.active
-            if active.log.end >= self._limit:  # type: ignore[union-attr]
+            if active.end >= self._limit:
                 active = self._rotate_locked()
             if check is not None:
                 check()
@@ -167,10 +207,10 @@ class Writer:
                 raise self._failed_locked(error) from error
             active.last_ts = max(active.last_ts, ts)
             oracle.published = max(oracle.published, ts)
-            counters = self.counters
-            counters.entries = count = counters.entries + len(keys)
+            plain = self.plain
+            plain.entries = count = plain.entries + len(keys)
             size = sum(map(len, keys)) + sum(map(len, values))
-            counters.bytes += size
+            plain.size += size
             if self.after_commit and not quiet:
                 self._tell_locked(ts, keys, values, metas, expiries)
         self._acknowledge(count, size)
@@ -199,8 +239,8 @@ class Writer:
             self._poke()
         if self._sync_on_commit:
             self.sync(count)
-        elif not self.dirty and self._sync_by_time:
-            self.dirty = True
+        elif not self.plain.dirty:
+            self.plain.dirty = True
             self.dirty_event.set()
 
     # -- rotation and stalls ---------------------------------------------------------------------
@@ -211,7 +251,7 @@ class Writer:
         if self.refusal is not None:
             raise self.refusal()
         active = self.active
-        if active.log is None or active.log.end < self._limit:
+        if active.log is None or active.end < self._limit:
             return active  # somebody else rotated while this thread waited
         return self._swap_active_locked()
 
@@ -227,12 +267,13 @@ class Writer:
                 raise
         except OSError as error:
             raise self._failed_locked(error) from error
-        fresh = Memtable.create(spare)
+        fresh = Memtable.create(spare, self._limit)
         fresh.first_ts = self._oracle.published + 1
-        self.counters.log_bytes += old.end
+        self._counters.log_bytes += old.end
         if writer is not None:
             self._unsynced_logs.append(writer)
         self.active = fresh
+        self.plain.index = fresh.index
         self.sink.note_rotation()
         self._store.rotate(fresh)
         self._rotated = True
@@ -242,7 +283,7 @@ class Writer:
         if len(self._store.view.sealed) < self._max_sealed:
             return
         began = time.monotonic()
-        self.counters.stalls += 1
+        self._counters.stalls += 1
         try:
             while len(sealed := self._store.view.sealed) >= self._max_sealed:
                 if self.refusal is not None:
@@ -256,8 +297,8 @@ class Writer:
                     )
         finally:
             seconds = time.monotonic() - began
-            self.counters.stall_seconds += seconds
-            self.counters.longest_stall = max(self.counters.longest_stall, seconds)
+            self._counters.stall_seconds += seconds
+            self._counters.longest_stall = max(self._counters.longest_stall, seconds)
 
     def _flush_inline_locked(self) -> bool:
         """Without workers nobody else makes room: let the scheduler run on this thread.
@@ -296,6 +337,7 @@ class Writer:
             if self.refusal is not None:
                 raise self.refusal()
             self._commit_edit_locked(Edit(ban=(namespace,)))
+            self.arm()
 
     def _commit_edit_locked(self, edit: Edit) -> None:
         try:
@@ -307,11 +349,11 @@ class Writer:
         """Seal the active memtable if it holds anything; returns the one just sealed."""
         with self.lock:
             self.check()
-            if self.active.log is None or self.active.log.records == 0:
+            if self.active.log is None or self.active.records == 0:
                 return None
             self._wait_for_room_locked()
             sealed = self.active
-            if sealed.log is None or sealed.log.records == 0:
+            if sealed.log is None or sealed.records == 0:
                 return None
             self._swap_active_locked()
             self._rotated = False
@@ -378,7 +420,7 @@ class Writer:
 
     def sync(self, count: int | None = None) -> None:
         """Return when the first `count` entries since open (default: all) are on the medium."""
-        wanted = self.counters.entries if count is None else count
+        wanted = self.plain.entries if count is None else count
         if self._synced >= wanted:
             return
         with self._sync_lock:
@@ -388,7 +430,7 @@ class Writer:
                 self.check()
                 if self._logs_closed and self.refusal is not None:
                     raise self.refusal()
-                target = self.counters.entries
+                target = self.plain.entries
                 sealed = list(self._unsynced_logs)
                 files: list[ValueLogWriter | LogWriter] = [*self.sink.open_files(), *sealed]
                 if self.active.log is not None:
@@ -399,7 +441,7 @@ class Writer:
             except OSError as error:
                 with self.lock:
                     raise self._failed_locked(error, final=True) from error
-            self.counters.syncs += 1
+            self._counters.syncs += 1
             self._synced = target
             with self.lock:
                 self._unsynced_logs = [s for s in self._unsynced_logs if s not in sealed]
@@ -416,7 +458,7 @@ class Writer:
 
     def logged_bytes(self) -> int:
         """Bytes written to logs and value log since open."""
-        return self.counters.log_bytes + self.active.size + self.sink.written()
+        return self._counters.log_bytes + self.active.size + self.sink.written()
 
     # -- failing ---------------------------------------------------------------------------------
 
@@ -424,15 +466,16 @@ class Writer:
         """What to raise for a failed write; anything but a full disk ends writing for good."""
         if isinstance(error, DiskFullError) and not final:
             return error
-        if self.refusal is None or not isinstance(self.refusal, _Failure):
+        if self.refusal is None or not isinstance(self.refusal, WriteFailure):
             log.error("writing stopped: %s", error)
-            self.refusal = _Failure(error)
+            self.refusal = WriteFailure(error)
+            self.arm()
             self._room.notify_all()
         return self.refusal()
 
     def check(self) -> None:
         """Raise `StoreFailedError` if an earlier failure ended writing."""
-        if isinstance(self.refusal, _Failure):
+        if isinstance(self.refusal, WriteFailure):
             raise self.refusal()
 
     def fail(self, error: Exception) -> None:
@@ -443,23 +486,12 @@ class Writer:
     def refuse(self, why: Callable[[], Error]) -> None:
         """Refuse writes from now on (closing); a failure stays the stronger reason."""
         with self.lock:
-            if not isinstance(self.refusal, _Failure):
+            if not isinstance(self.refusal, WriteFailure):
                 self.refusal = why
+                self.arm()
             self._room.notify_all()
 
     @property
     def failure(self) -> Exception | None:
         """The error that ended writing, if one did."""
-        return self.refusal.cause if isinstance(self.refusal, _Failure) else None
-
-
-class _Failure:
-    """Makes the `StoreFailedError` every later write gets, the first error kept as its cause."""
-
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-
-    def __call__(self) -> StoreFailedError:
-        error = StoreFailedError(f"an earlier write failed: {self.cause}")
-        error.__cause__ = self.cause
-        return error
+        return self.refusal.cause if isinstance(self.refusal, WriteFailure) else None

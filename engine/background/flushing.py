@@ -87,7 +87,7 @@ class Flushing:
 
     def _set_brake(self) -> None:
         options = self._options
-        self._writer.brake.set(
+        self._writer.slow_down(
             room_used(
                 sealed=len(self._store.view.sealed),
                 max_sealed=options.num_memtables,

@@ -33,7 +33,7 @@ class IntervalSync:
             if self._stop.wait(self._interval):
                 return
             writer.dirty_event.clear()
-            writer.dirty = False
+            writer.plain.dirty = False
             try:
                 writer.sync()
             except Error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from meles.engine.codec.columns import Columns
 from meles.engine.iterators.merge import merge, merge_reverse
@@ -46,7 +47,10 @@ def _after_prefix(prefix: bytes) -> bytes | None:
     return head[:-1] + bytes([head[-1] + 1]) if head else None
 
 
-def _concatenated(tables: list[Table], keys: KeyRange, *, reverse: bool) -> Iterator[Columns]:
+Tables: TypeAlias = list[Table]  # disjoint, in key order
+
+
+def _concatenated(tables: Tables, keys: KeyRange, *, reverse: bool) -> Iterator[Columns]:
     """Disjoint tables one after the other."""
     for table in reversed(tables) if reverse else tables:
         if reverse:
@@ -62,37 +66,47 @@ def _in_range(table: Table, keys: KeyRange) -> bool:
     )
 
 
-def scan(
-    view: ReadView, keys: KeyRange, look: Visibility, *, reverse: bool = False,
-    pending: Columns | None = None,
-) -> Iterator[Columns]:  # fmt: skip
-    """Batches of what the reader sees; each ascends inside, in reverse they come last first.
+def sources(
+    view: ReadView, keys: KeyRange, look: Visibility, *, reverse: bool, pending: Columns | None
+) -> list[Tables | Iterator[Columns]]:
+    """Where the view may hold entries of the range, newest first: runs of tables, and batches.
 
     `pending` are a transaction's own writes, of `OWN_VERSION`.
     """
-    if keys.is_empty():
-        return iter(())
-    sources: list[Iterator[Columns]] = []
+    found: list[Tables | Iterator[Columns]] = []
     if pending is not None:
         first = 0 if keys.low is None else bisect_left(pending.keys, keys.low)
         stop = len(pending) if keys.high is None else bisect_left(pending.keys, keys.high)
         if first < stop:
-            sources.append(iter((pending.slice(first, stop),)))
+            found.append(iter((pending.slice(first, stop),)))
     for memtable in (view.active, *view.sealed):
         if len(memtable.index):
-            sources.append(
+            found.append(
                 memtable.scan(
                     keys.low, keys.high, look.ts, all_versions=look.all_versions, reverse=reverse
                 )
             )
-    for table in view.level_zero:
-        if _in_range(table, keys):
-            sources.append(_concatenated([table], keys, reverse=reverse))
+    found += [[table] for table in view.level_zero if _in_range(table, keys)]
     for max_keys, tables in view.levels:
         first = 0 if keys.low is None else bisect_left(max_keys, keys.low)
         inside = [table for table in tables[first:] if _in_range(table, keys)]
         if inside:
-            sources.append(_concatenated(inside, keys, reverse=reverse))
-    ordered = view.ordered and view.active.ordered
-    merged = (merge_reverse if reverse else merge)(sources, ordered=ordered)
+            found.append(inside)
+    return found
+
+
+def scan(
+    view: ReadView, keys: KeyRange, look: Visibility, *, reverse: bool = False,
+    pending: Columns | None = None,
+) -> Iterator[Columns]:  # fmt: skip
+    """Batches of what the reader sees; each ascends inside, in reverse they come last first."""
+    if keys.is_empty():
+        return iter(())
+    merged = (merge_reverse if reverse else merge)(
+        [
+            _concatenated(source, keys, reverse=reverse) if isinstance(source, list) else source
+            for source in sources(view, keys, look, reverse=reverse, pending=pending)
+        ],
+        ordered=view.ordered and view.active.ordered,
+    )
     return visible(merged, look)

@@ -30,8 +30,8 @@ _ZEROS: Final = bytes(64 * 1024)
 class LogWriter:
     """The active write-ahead log. One thread at a time appends; the memtable does it in place.
 
-    `map`, `end`, `room` and `seed` are public to the memtable, which stores frames itself: a method
-    call per commit would cost as much as the store.
+    `map` and `seed` are public to the memtable, whose index stores frames itself and knows their
+    end meanwhile: a method call per commit would cost as much as the store.
     """
 
     __slots__ = ("directory", "end", "file", "id", "map", "records", "room", "seed")

@@ -67,7 +67,7 @@ def replay(
     if not tail.sealed and tail.cut:
         inside = reader.whole_frame_after(tail.end) is not None
         problem = problem or f"{tail.cut} bytes of an unfinished transaction"
-    table.end = tail.end
+    table.index.seal(tail.end)
     return Replayed(table, tail, problem, inside)
 
 
@@ -86,19 +86,13 @@ def _lost_value(
 
 
 def _index(table: Memtable, frame: Frame, records: list[Record]) -> None:
-    offsets, fresh = table.index.offsets, table.index.fresh
     for record in records:
-        key = record.key
-        link = offsets.get(key)
-        if link is None:
-            fresh.append(key)
-        elif record.version <= table.newest_version(key):
+        newest = table.newest_version(record.key)
+        if table.index.add(record.key, record.offset) and record.version <= newest:
             table.ordered = False
-        offsets[key] = record.offset
         if record.meta & META_POINTER:
             at = record.value_at
             table.vlog_ids.add(ValuePointer.decode(bytes(table.map[at : record.stop])).file_id)
         table.last_ts = max(table.last_ts, record.version)
     table.last_ts = max(table.last_ts, frame.ts)
     table.first_ts = min(table.first_ts or frame.ts, frame.ts)
-    table.records += len(records)

@@ -84,8 +84,14 @@ def _always(_hash: int) -> bool:
 
 def decode_bloom(data: bytes, offset: int, path: str) -> Callable[[int], bool]:
     """A probe of the section found at `offset`: False only if no key has that hash."""
+    lines, pattern_bits = bloom_lines(data, offset, path)
+    return bloom_prober(lines, pattern_bits) if lines else _always
+
+
+def bloom_lines(data: bytes, offset: int, path: str) -> tuple[bytes, int]:
+    """The lines of the section found at `offset`, and its pattern bits; no lines, no filter."""
     if not data:
-        return _always
+        return b"", 0
 
     def damaged(what: str) -> CorruptionError:
         return CorruptionError(what, path=path, offset=offset, kind="table filter")
@@ -98,4 +104,4 @@ def decode_bloom(data: bytes, offset: int, path: str) -> Callable[[int], bool]:
         raise damaged("filter header is not valid")
     if start + lines * LINE_BYTES != len(data) or any(data[BLOOM_HEAD_BYTES:start]):
         raise damaged("filter lines do not fill the section")
-    return bloom_prober(data[start:], pattern_bits)
+    return data[start:], pattern_bits

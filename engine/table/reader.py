@@ -12,10 +12,13 @@ installed), `ClosedError`, `OSError` (the file cannot be opened).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Final
+from functools import partial
+from typing import Any, Final
+from weakref import ref
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
@@ -24,8 +27,9 @@ from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
 from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
-from meles.engine.table.bloom import decode_bloom, key_hash
+from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
 from meles.engine.table.cache import BlockCache
 from meles.engine.table.index import Index, decode_index, decode_properties
 from meles.engine.table.layout import (
@@ -41,6 +45,10 @@ from meles.engine.table.layout import (
 )
 
 _STEP_BYTES: Final = 1 << 20
+
+
+def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
+    return CorruptionError(what, path=path, offset=offset, kind="table block")
 
 
 class Table:
@@ -96,6 +104,7 @@ class Table:
             raise self._damaged("properties of another table", section.offset, "table properties")
         self._index: Index | None = None
         self._probe: Callable[[int], bool] | None = None
+        self._blocks: Any = None
 
     def _damaged(self, what: str, offset: int, kind: str) -> CorruptionError:
         return CorruptionError(what, path=self.path, offset=offset, kind=kind)
@@ -139,6 +148,37 @@ class Table:
             data = self._section(section, "table filter")
             probe = self._probe = decode_bloom(data, section.offset, self.path)
         return probe(digest)
+
+    def blocks(self) -> Any:
+        """The compiled reader of this table, made on first use (`kernel.NATIVE.TableBlocks`)."""
+        blocks = self._blocks
+        if blocks is None:
+            footer = self._footer
+            index = self._section(footer.index, "table index")
+            bloom = self._section(footer.bloom, "table filter")
+            lines, pattern_bits = bloom_lines(bloom, footer.bloom.offset, self.path)
+            try:
+                blocks = NATIVE.TableBlocks(
+                    self._map, self._seed, index, footer.blocks, footer.bloom.offset, lines,
+                    pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
+                    partial(ClosedError, f"table {self.path} is closed"),
+                )  # fmt: skip
+            except ValueError as error:
+                raise self._damaged(str(error), footer.index.offset, "table index") from error
+            self._blocks = blocks
+        return blocks
+
+    def _fetcher(self) -> Callable[[int], bytes]:
+        """Gives payloads of blocks with a codec, without keeping the table alive."""
+        table = ref(self)
+
+        def fetch(number: int) -> bytes:
+            found = table()
+            if found is None:
+                raise ClosedError("the table is closed")
+            return found._block(number).raw
+
+        return fetch
 
     def load(self, number: int) -> Block:
         """Read, check and parse a block, past the cache."""
@@ -241,9 +281,14 @@ class Table:
         cache, self._cache = self._cache, None
         self._shelf = {}
         self._index = self._probe = None
+        blocks, self._blocks = self._blocks, None
+        if blocks is not None:
+            blocks.close()
+            del blocks
         if cache is not None:
             cache.close(self.id)
-        self._map.close()
+        with contextlib.suppress(BufferError):  # a scan looks at it: it goes with that
+            self._map.close()
 
     def __enter__(self) -> Table:
         return self

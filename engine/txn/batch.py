@@ -15,10 +15,7 @@ from typing import Literal
 from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER
 from meles.engine.engine import Engine
 from meles.engine.errors import TransactionFinishedError, TransactionTooBigError
-from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.txn.entries import (
-    FIRST_RESERVED,
-    NO_META,
     BytesLike,
     TimeToLive,
     as_bytes,
@@ -26,19 +23,23 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
-from meles.engine.txn.txn import ENTRY_OVERHEAD, entry_size
+from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
+from meles.engine.txn.txn import entry_size
+from meles.engine.writer import Writer
 
 _SPLIT_ENTRIES = 4096  # entries of one commit: larger ones hold the write lock for too long
 _SPLIT_BYTES = 4 << 20
 
 
-class WriteBatch:
+class WriteBatch(EntryBuffer):
     """Collects sets and deletes; commits by itself as it fills. Made by `db.write_batch()`.
 
     Each part it commits is atomic and seen at once, the batch as a whole is not; of several writes
     of a key the last counts. It reads nothing, so it never conflicts. A context manager: a clean
     end of `with` flushes, an exception cancels what was not committed. One thread at a time.
 
+    `set` takes what `DB.set` takes; a `ttl` begins at once. It may commit what came before it.
+    `TransactionTooBigError` for an entry no transaction could hold: the batch stays as it was.
     `TransactionFinishedError` after `cancel`, after `with` and after an error of a commit, which is
     raised by whichever call made it. Keys, values and other errors are as for `DB.set`.
     """
@@ -46,52 +47,24 @@ class WriteBatch:
     def __init__(self, engine: Engine, *, at: int | None = None) -> None:
         self._engine = engine
         self._at = at
-        self._values: dict[bytes, bytes] = {}
-        self._special: dict[bytes, tuple[int, int]] = {}  # meta and expiry where they are not 0
-        self._size = 0
-        self._limit = min(engine.options.txn_limit, _SPLIT_BYTES)
         self._finished = False
         self._bans = engine.has_bans
-        self._threshold = min(engine.options.value_threshold, self._limit // 4)
         self._lost: Callable[[], Exception] | None = None  # why entries came to nothing
         self.committed = 0  # entries written so far
+        limit = min(engine.options.txn_limit, _SPLIT_BYTES)
+        large = min(engine.options.value_threshold, limit // 4)
+        self._collect(
+            engine.oracle.clock, limit, large, _SPLIT_ENTRIES, engine.options.namespace_offset < 0
+        )
 
     def _check(self) -> None:
         self._engine.check_open()
         if self._finished:
             raise TransactionFinishedError("this batch has ended", hint="make a new batch")
 
-    def set(
-        self,
-        key: BytesLike,
-        value: BytesLike,
-        *,
-        ttl: TimeToLive = None,
-        meta: int = 0,
-        discard_earlier: bool = False,
+    def _set(
+        self, key: object, value: object, ttl: TimeToLive, meta: int, discard_earlier: bool
     ) -> None:
-        """Add a set; may commit what was collected before it. Arguments as in `DB.set`; `ttl`
-        begins now. `TransactionTooBigError` for an entry no transaction could hold: the batch stays
-        as it was.
-        """
-        if ttl is None and meta is NO_META and not discard_earlier:
-            # the plain case, kept short: it is called once an entry of every load
-            if type(key) is bytes and type(value) is bytes and not self._finished:
-                length = len(key)
-                if 0 < length <= MAX_KEY_BYTES and key[0] != FIRST_RESERVED:
-                    size = length + len(value) + ENTRY_OVERHEAD
-                    total = self._size + size
-                    if size < self._threshold and total <= self._limit and not self._bans:
-                        values = self._values
-                        if len(values) < _SPLIT_ENTRIES:
-                            values[key] = value
-                            if self._special:
-                                self._special.pop(key, None)
-                            self._size = total
-                            return
-            self._check()
-            self._add(key, value if type(value) is bytes else as_bytes(value, "value"), 0, 0)
-            return
         self._check()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
@@ -102,22 +75,19 @@ class WriteBatch:
         self._check()
         self._add(key, b"", META_DELETE, 0)
 
-    def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
-        self.set(key, value)
-
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
-    def _add(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+    def _add(self, key: object, value: bytes, meta: int, expiry: int) -> None:
         key = writable_key(key)
         if self._bans or self._engine.has_bans:
             self._engine.check_namespace(key)
         size = len(key) + len(value) + ENTRY_OVERHEAD
-        if len(value) >= self._threshold or size > self._limit:
+        if len(value) >= self._value_limit or size > self._size_limit:
             size = self._large_size(key, value)
-        if self._size + size > self._limit or len(self._values) >= _SPLIT_ENTRIES:
+        if self._size + size > self._size_limit or len(self._writes) >= self._count_limit:
             self.flush()
-        self._values[key] = value
+        self._writes[key] = value
         if meta or expiry:
             self._special[key] = (meta, expiry)
         else:
@@ -141,33 +111,40 @@ class WriteBatch:
         batch can be filled again.
         """
         self._check()
-        values, special = self._values, self._special
-        self._values, self._special, self._size = {}, {}, 0
-        if not values:
+        if not self._writes:
             return
-        writer = self._engine.check_writable()
+        count = len(self._writes)
+        try:
+            writer = self._engine.check_writable()
+            if self._at is not None or not writer.plain.commit(self):
+                self._commit(writer)
+        except BaseException:
+            self.cancel()
+            raise
+        self._clear()
+        self.committed += count
+
+    def _commit(self, writer: Writer) -> None:
+        """The writer's long way."""
+        values, special = self._writes, self._special
         keys = list(values)
         metas, expiries = [0] * len(keys), [0] * len(keys)
         if special:
             metas = [special[key][0] if key in special else 0 for key in keys]
             expiries = [special[key][1] if key in special else 0 for key in keys]
-        try:
-            if not self._bans and self._engine.has_bans:  # banned since the batch began
-                for key in keys:
-                    self._engine.check_namespace(key)
-            writer.commit(keys, list(values.values()), metas, expiries, ts=self._at)
-        except BaseException:
-            self._finished = True
-            raise
-        self.committed += len(keys)
+        if not self._bans and self._engine.has_bans:  # banned since the batch began
+            for key in keys:
+                self._engine.check_namespace(key)
+        writer.commit(keys, list(values.values()), metas, expiries, ts=self._at)
 
     def cancel(self) -> None:
         """Forget what was not committed. A second call does nothing."""
-        self._values, self._special, self._size, self._finished = {}, {}, 0, True
+        self._clear()
+        self._finished, self._collecting = True, False
 
     def end(self, refusal: Callable[[], Exception]) -> None:
         """The database closes."""
-        if not self._finished and self._values:
+        if not self._finished and self._writes:
             self._lost = refusal
         self.cancel()
 

@@ -1,9 +1,9 @@
 """What a transaction's iterators have really read, kept for the conflict check.
 
 Runs in: supervisor, on the thread that uses the transaction.
-Invariants: (1) a range is covered up to the last item given, not what was fetched ahead; (2) what
-was read counts however the iterator ended, also when it was only forgotten; (3) a transaction keeps
-a record for each iterator still in use and, of the others, ranges that neither overlap nor touch:
+Invariants: (1) what was read counts however the iterator ended, also when it was only forgotten:
+one that the collector is about to finalise counts with its whole range; (2) a transaction keeps a
+record for each iterator still in use and, of the others, ranges that neither overlap nor touch:
 scanning the same keys over and over takes no more memory.
 """
 
@@ -19,41 +19,24 @@ _FIRST_TIDY: Final = 64  # records; later whenever they have doubled
 
 
 class Coverage:
-    """What one iterator has read. It sets `last` and `exhausted` as it goes and `ended` when it
-    ends; it does not keep the iterator.
-    """
+    """What one iterator has read; it tells when it moves and when it ends. Does not keep it."""
 
-    __slots__ = ("_from", "_noted", "_reverse", "ended", "exhausted", "last")
+    __slots__ = ("_noted", "_whole", "ended")
 
-    def __init__(self, *, reverse: bool) -> None:
-        self._reverse = reverse
-        self._from = KeyRange(b"", b"")
+    def __init__(self, whole: KeyRange) -> None:
+        self._whole = whole
         self._noted: list[KeyRange] = []
-        self.last: bytes | None = None  # key of the last item given since it began
-        self.exhausted = False  # there is nothing more in the range
         self.ended = False
 
-    def begin(self, keys: KeyRange) -> None:
-        """From here on it reads `keys`, from one end to the other."""
-        current = self._current()
-        if current is not None:
-            self._noted.append(current)
-            if len(self._noted) > _FIRST_TIDY:
-                self._noted = union(self._noted)
-        self._from, self.last, self.exhausted = keys, None, False
-
-    def _current(self) -> KeyRange | None:
-        if self.exhausted:
-            return self._from
-        if self.last is None:
-            return None
-        if self._reverse:
-            return replace(self._from, low=self.last)
-        return replace(self._from, high=self.last + b"\0")
+    def add(self, keys: KeyRange) -> None:
+        """It has read these keys."""
+        self._noted.append(keys)
+        if len(self._noted) > _FIRST_TIDY:
+            self._noted = union(self._noted)
 
     def ranges(self) -> list[KeyRange]:
-        current = self._current()
-        return self._noted if current is None else [*self._noted, current]
+        """What it has read; everything it may have, as long as it has not ended."""
+        return self._noted if self.ended else [self._whole]
 
 
 class Covered:
@@ -64,11 +47,11 @@ class Covered:
         self._open: list[Coverage] = []
         self._tidy_at = _FIRST_TIDY
 
-    def new(self, *, reverse: bool) -> Coverage:
-        """The record of one more iterator."""
+    def new(self, whole: KeyRange) -> Coverage:
+        """The record of one more iterator, over this range."""
         if len(self._open) >= self._tidy_at:
             self._tidy()
-        made = Coverage(reverse=reverse)
+        made = Coverage(whole)
         self._open.append(made)
         return made
 
@@ -83,7 +66,7 @@ class Covered:
         self._tidy_at = max(_FIRST_TIDY, 2 * len(still_open))
 
     def ranges(self) -> list[KeyRange]:
-        """Every key read by scanning, once."""
+        """Every key read by scanning, once. When all iterators that are left were ended."""
         read = list(self._ranges)
         for coverage in self._open:
             read += coverage.ranges()

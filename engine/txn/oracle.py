@@ -11,9 +11,29 @@ collector may call it for a forgotten reader at any point, also inside the other
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meles.engine.kernel import NATIVE
+
+
+class PublishedPy:
+    """The timestamp up to which every commit can be read; whether the database has `ended`."""
+
+    __slots__ = ("ended", "ts")
+
+    def __init__(self, ts: int) -> None:
+        self.ts = ts
+        self.ended = False  # closing, or in a forked child
+
+
+if TYPE_CHECKING or NATIVE is None:
+    Published = PublishedPy
+else:
+    Published = NATIVE.Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +49,33 @@ class Oracle:
     """Issues read timestamps and knows the oldest one in use."""
 
     def __init__(self, published: int, *, managed: bool = False) -> None:
-        self.published = published
+        self.clock = Published(published)
         self._managed = managed
         self._managed_discard = 0
-        self._lock = threading.Lock()
-        self._marks: dict[int, ReadMark] = {}
-        self._next_mark = 1
+        self._lock = threading.Lock()  # of `_managed_discard`
+        self._marks: dict[int, tuple[int, float, int]] = {}  # snapshot, since, thread
+        self._numbers = itertools.count(1)
 
-    def begin(self, owner: str, at: int | None = None) -> tuple[int, int]:
-        """A new reader: its mark and timestamp (`at`, or everything published)."""
-        with self._lock:
-            ts = self.published if at is None else at
-            mark = self._next_mark
-            self._next_mark += 1
-            self._marks[mark] = ReadMark(ts, time.monotonic(), owner)
-            return mark, ts
+    @property
+    def published(self) -> int:
+        """Every commit up to this timestamp can be read."""
+        return self.clock.ts
+
+    @published.setter
+    def published(self, ts: int) -> None:
+        self.clock.ts = ts
+
+    def begin(self, at: int | None = None) -> tuple[int, int]:
+        """A new reader: its mark and timestamp (`at`, or everything published).
+
+        Takes no lock. The mark is set before the timestamp is read, so it is never above it, and
+        whoever asked for `discard_ts` before the mark was there got nothing above it either.
+        """
+        clock = self.clock
+        mark = next(self._numbers)
+        held = clock.ts if at is None else at
+        self._marks[mark] = (held, time.monotonic(), threading.get_ident())
+        return mark, clock.ts if at is None else at
 
     def end(self, mark: int) -> None:
         """The reader is gone; a second call does nothing."""
@@ -55,11 +87,11 @@ class Oracle:
 
     def discard_ts(self) -> int:
         """The highest timestamp whose superseded versions nobody can ask for any more."""
-        with self._lock:
-            oldest = min((mark.ts for mark in self._held()), default=self.published)
-            if self._managed:
-                return min(self._managed_discard, oldest)
-            return min(oldest, self.published)
+        published = self.published  # first: a reader that begins now may not see less than this
+        oldest = min((mark[0] for mark in self._held()), default=published)
+        if self._managed:
+            return min(self._managed_discard, oldest)
+        return min(oldest, published)
 
     def set_discard_ts(self, ts: int) -> None:
         """Managed mode: the caller says which versions may go. Only grows."""
@@ -68,8 +100,13 @@ class Oracle:
 
     def readers(self) -> list[ReadMark]:
         """Readers in use, oldest snapshot first."""
-        return sorted(self._held(), key=lambda mark: (mark.ts, mark.since))
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        marks = [
+            ReadMark(ts, since, names.get(owner, f"thread {owner}, which has ended"))
+            for ts, since, owner in self._held()
+        ]
+        return sorted(marks, key=lambda mark: (mark.ts, mark.since))
 
-    def _held(self) -> list[ReadMark]:
+    def _held(self) -> list[tuple[int, float, int]]:
         """The marks at one moment: a copy made in one step, whoever ends meanwhile."""
         return list(self._marks.values())

@@ -14,18 +14,21 @@ of what was read is looked up in the view itself, however long the transaction w
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
 from bisect import bisect_left, insort
-from collections.abc import Callable
 from itertools import islice
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
-from meles.engine.codec.entry import META_DELETE, META_DISCARD_EARLIER, POINTER_BYTES
+from meles.engine.codec.entry import (
+    META_DELETE,
+    META_DISCARD_EARLIER,
+    META_POINTER,
+    POINTER_BYTES,
+)
 from meles.engine.engine import Engine, listed
 from meles.engine.errors import (
     ConflictError,
@@ -49,20 +52,29 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
+from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
 from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
+from meles.engine.writer import Writer
 
 T = TypeVar("T")
-ENTRY_OVERHEAD: Final = 28  # bytes of log a record takes beside key and value
+Own: TypeAlias = tuple[bytes, int, int]  # value, user << 8 | meta, expiry ms
+_NOT_SPECIAL: Final = (0, 0)
+_NO_COUNT_LIMIT: Final = 1 << 62
 _FEW: Final = 64  # new keys that are put in order one by one
 
 
-class Txn(Scanning):
+class Txn(EntryBuffer, Scanning):
     """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it.
 
     It reads one snapshot, with its own writes on top, whatever others commit meanwhile. Committing
     raises `ConflictError` when anything it read, keys that were absent and the parts of ranges that
     its iterators covered alike, was committed to since: what did commit is as if the transactions
     had run one after the other. Those that write nothing or read nothing never conflict.
+
+    `set` takes what `DB.set` takes; the write is seen by this transaction at once, by others after
+    the commit, and a `ttl` begins at once. `TransactionTooBigError` when keys and values would
+    exceed 15 % of `memtable_size`, values of the value log counting as pointers: the transaction
+    stays as it was.
 
     A context manager: a clean end of `with` commits one of `update()`, an exception discards it. A
     transaction pins old versions, so end each: one that is only forgotten lets go with a
@@ -77,19 +89,21 @@ class Txn(Scanning):
         self._finished = True  # until there is something to finish
         self._engine = engine
         self._update = update
-        self._mark, self._read_ts = engine.oracle.begin(threading.current_thread().name, at)
+        options, oracle = engine.options, engine.oracle
+        self._mark, self._read_ts = oracle.begin(at)
         self._commit_ts = 0
         self._finished = False
-        self._pending: dict[bytes, tuple[bytes, int, int]] = {}  # value, meta, expiry
-        self._order: list[bytes] = []  # keys of pending writes, as far as iterators needed them
-        self._size = 0
         self._reads: set[bytes] = set()
-        self._track = update and (checked or engine.options.detect_conflicts)
         self._covered: Covered | None = None  # from its first iterator on
         self._cursors: weakref.WeakSet[Cursor[Any]] | None = None
+        self._track = update and (checked or options.detect_conflicts)
+        self._order: list[bytes] = []  # keys of pending writes, as far as iterators needed them
         self._quiet = False
-        self._end_once = threading.Lock()  # taken by who ends it, for good
-        self._lost: Callable[[], Exception] | None = None  # why its writes came to nothing
+        self._first_end = iter((True,))  # taken by who ends it, for good
+        self._collect(
+            oracle.clock, options.txn_limit, options.value_threshold, _NO_COUNT_LIMIT,
+            update and options.namespace_offset < 0,
+        )  # fmt: skip
 
     @property
     def read_ts(self) -> int:
@@ -116,10 +130,9 @@ class Txn(Scanning):
         view = engine.store.view
         if engine.has_bans:
             engine.check_namespace(key)
-        own = self._pending.get(key)
-        if own is not None:
-            value, meta, expiry = own
-            found = (self._read_ts, meta, expiry, value)
+        value = self._writes.get(key)
+        if value is not None:
+            found = (self._read_ts, *self._special.get(key, _NOT_SPECIAL), value)
         else:
             if self._track:
                 self._reads.add(key)
@@ -147,8 +160,14 @@ class Txn(Scanning):
 
         Expiry is by the clock now, not by that of the snapshot.
         """
-        item = self.item(key)
-        return default if item is None else item.value
+        self._check()
+        if type(key) is not bytes or not key:
+            key = readable_key(key)
+        found = self._find(key)
+        if found is None:
+            return default
+        view, (version, meta, _, stored) = found
+        return view.values.read(stored, version) if meta & META_POINTER else stored
 
     def __getitem__(self, key: BytesLike) -> bytes:
         item = self.item(key)
@@ -165,12 +184,12 @@ class Txn(Scanning):
         offset = self._engine.options.namespace_offset
         plan = make_scan(view, self._read_ts, shape, offset, prefix, **wanted)
         pending = None
-        if self._pending and (plan.look.since < self._read_ts or not plan.look.since):
+        if self._writes and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
         coverage = None
         if self._track:
             self._covered = self._covered or Covered()
-            coverage = self._covered.new(reverse=plan.reverse)
+            coverage = self._covered.new(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, coverage=coverage)
         if self._cursors is None:
             self._cursors = weakref.WeakSet()
@@ -182,47 +201,34 @@ class Txn(Scanning):
 
     def _own_writes(self, keys: KeyRange) -> Columns:
         """Pending writes in the range, as the newest source of a scan."""
-        pending, order = self._pending, self._in_order()
+        own, special, order = self._writes, self._special, self._in_order()
         first = 0 if keys.low is None else bisect_left(order, keys.low)
         stop = len(order) if keys.high is None else bisect_left(order, keys.high)
         names = order[first:stop]
         values, metas, expiries = [], [], []
         for name in names:
-            value, meta, expiry = pending[name]
-            values.append(value)
+            meta, expiry = special.get(name, _NOT_SPECIAL)
+            values.append(own[name])
             metas.append(meta)
             expiries.append(expiry)
         return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
 
     def _in_order(self) -> list[bytes]:
         """The keys of pending writes; put in order as far as they are new since the last time."""
-        pending, order = self._pending, self._order
-        fresh = len(pending) - len(order)
+        own, order = self._writes, self._order
+        fresh = len(own) - len(order)
         if 0 < fresh <= _FEW:
-            for key in list(islice(reversed(pending), fresh)):  # no key ever leaves
+            for key in list(islice(reversed(own), fresh)):  # no key ever leaves
                 insort(order, key)
-        if len(order) != len(pending):
-            self._order = order = sorted(pending)
+        if len(order) != len(own):
+            self._order = order = sorted(own)
         return order
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def set(
-        self,
-        key: BytesLike,
-        value: BytesLike,
-        *,
-        ttl: TimeToLive = None,
-        meta: int = 0,
-        discard_earlier: bool = False,
+    def _set(
+        self, key: object, value: object, ttl: TimeToLive, meta: int, discard_earlier: bool
     ) -> None:
-        """Set a key. Seen by this transaction at once, by others after the commit.
-
-        `ttl`, `meta` and `discard_earlier` as in `DB.set`; `ttl` begins now, not at the commit.
-        `TransactionTooBigError` when keys and values would exceed 15 % of `memtable_size`, values
-        of the value log counting as pointers: the transaction stays as it was. `ReadOnlyError` in
-        one of `view()`.
-        """
         self._check_writable()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
@@ -242,9 +248,6 @@ class Txn(Scanning):
         self._check_writable()
         self._put(key, b"", META_DELETE, 0)
 
-    def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
-        self.set(key, value)
-
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
@@ -253,23 +256,27 @@ class Txn(Scanning):
         if not self._update:
             raise ReadOnlyError("this transaction was made by view()")
 
-    def _put(self, key: BytesLike, value: bytes, meta: int, expiry: int) -> None:
+    def _put(self, key: object, value: bytes, meta: int, expiry: int) -> None:
         engine = self._engine
         key = writable_key(key)
         if engine.has_bans:
             engine.check_namespace(key)
         size = entry_size(engine, key, value)
         total = self._size + size
-        before = self._pending.get(key)
-        if before is not None:  # it is replaced: only what will be written counts
-            total -= entry_size(engine, key, before[0])
         limit = engine.options.txn_limit
+        if total > limit:  # count again: what was replaced since is not written
+            others = (item for item in list(self._writes.items()) if item[0] != key)
+            total = size + sum(entry_size(engine, *item) for item in others)
         if total > limit:
             raise TransactionTooBigError(
                 f"the transaction would hold {total:,} of at most {limit:,} bytes",
                 limit=limit, size=total,
             )  # fmt: skip
-        self._pending[key] = (value, meta, expiry)
+        if meta or expiry:
+            self._special[key] = (meta, expiry)
+        else:
+            self._special.pop(key, None)
+        self._writes[key] = value
         self._size = total
         if self._finished:
             raise TransactionFinishedError("another thread ended this transaction meanwhile")
@@ -302,25 +309,30 @@ class Txn(Scanning):
         if not self._claim_end():
             raise TransactionFinishedError("another thread ends this transaction")
         try:
-            pending = list(self._pending.items())  # what another thread adds now is not in it
-            if not pending:
+            if not self._writes:
                 return 0
             engine = self._engine
             writer = engine.check_writable()
             if engine.has_bans:  # perhaps banned since they were written
-                for key, _ in pending:
+                for key in list(self._writes):
                     engine.check_namespace(key)
-            self._end_cursors()
-            read = self._reads or self._covered is not None
-            check = self._check_conflicts if read else None
-            keys, entries = zip(*pending, strict=True)
-            values, metas, expiries = zip(*entries, strict=True)
-            self._commit_ts = writer.commit(
-                keys, values, metas, expiries, check=check, ts=ts, quiet=self._quiet
-            )
+            if self._cursors is not None:
+                self._end_cursors()
+            has_read = bool(self._reads) or self._covered is not None
+            if ts is None and not self._quiet:
+                self._commit_ts = writer.plain.commit(self, self._read_ts if has_read else -1)
+            if not self._commit_ts:
+                self._commit_ts = self._commit_at_length(writer, ts, has_read)
             return self._commit_ts
         finally:
             self._finish()
+
+    def _commit_at_length(self, writer: Writer, ts: int | None, has_read: bool) -> int:
+        pending = list(self._writes.items())  # what another thread adds now is not in it
+        keys, values = zip(*pending, strict=True)
+        metas, expiries = zip(*(self._special.get(k, _NOT_SPECIAL) for k in keys), strict=True)
+        check = self._check_conflicts if has_read else None
+        return writer.commit(keys, values, metas, expiries, check=check, ts=ts, quiet=self._quiet)
 
     def _check_conflicts(self) -> None:
         """Under the write lock: has anything that was read been committed to since?"""
@@ -343,27 +355,24 @@ class Txn(Scanning):
         if self._claim_end():
             self._finish()
 
-    def end(self, refusal: Callable[[], Exception]) -> None:
-        """The database closes: its iterators refuse as everything else does then."""
-        if self._claim_end():
-            self._lost = refusal if self._pending else None
-            self._finish(refusal)
-
     def _claim_end(self) -> bool:
         """Whether the caller is the one to end it: a transaction ends once, whoever asks."""
-        claimed = self._end_once.acquire(blocking=False)
+        claimed = next(self._first_end, False)
         self._finished = True
+        self._collecting = False
         return claimed
 
-    def _end_cursors(self, refusal: Callable[[], Exception] | None = None) -> None:
+    def _end_cursors(self) -> None:
         cursors, self._cursors = self._cursors, None
         for cursor in listed(cursors) if cursors is not None else ():
-            cursor.end(refusal or _ended)
+            cursor.end(self._engine.refusal or _ended)
 
-    def _finish(self, refusal: Callable[[], Exception] | None = None) -> None:
+    def _finish(self) -> None:
         self._engine.oracle.end(self._mark)
-        self._end_cursors(refusal)
-        self._pending, self._order = {}, []
+        if self._cursors is not None:
+            self._end_cursors()
+        self._clear()
+        self._order = []
         self._reads = set()
         self._covered = None
 
@@ -372,15 +381,13 @@ class Txn(Scanning):
         return self
 
     def __exit__(self, kind: object, *_: object) -> Literal[False]:
-        if self._finished:
-            if kind is None and self._lost is not None:
-                raise self._lost()
-            return False
-        try:
-            if kind is None and self._update and self._pending:
-                self.commit()
-        finally:
-            self.discard()
+        if not self._finished:
+            try:
+                if kind is None and self._writes:
+                    self.commit()
+            finally:
+                if not self._finished:
+                    self.discard()
         return False
 
     def __del__(self) -> None:

@@ -1,10 +1,10 @@
-"""Key order over a hash index, brought up to date in bulk only when somebody iterates.
+"""Key order over the log's index, brought up to date in bulk only when somebody iterates.
 
 Runs in: supervisor.
-Invariants: (1) a key is in `offsets` before it is in the order; (2) `fresh` is only ever appended
-to by the writer and cut from the front under the lock, so no key is lost between the two.
-A put costs one dict store and one list append (0.1 us); inserting into a sorted structure each time
-costs 3.7 us (`sortedcontainers.SortedDict`, measured).
+Invariants: (1) a key is in the log's index before it is in the order; (2) new keys are taken and
+added under one lock, so none is lost between the two.
+A put costs nothing here; inserting into a sorted structure each time costs 3.7 us
+(`sortedcontainers.SortedDict`, measured).
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from __future__ import annotations
 import threading
 from itertools import islice
 
+from meles.engine.memtable.log_index import LogIndex
 from sortedcontainers import SortedList
 
 
-class OrderedIndex:
-    """Key to the offset of its newest record, with ordered access in chunks."""
+class OrderedKeys:
+    """The keys of a log's index, in chunks in order."""
 
-    __slots__ = ("_lock", "_order", "fresh", "offsets")
+    __slots__ = ("_index", "_lock", "_order")
 
-    def __init__(self) -> None:
-        self.offsets: dict[bytes, int] = {}
-        self.fresh: list[bytes] = []  # new keys since the order was last brought up to date
+    def __init__(self, index: LogIndex) -> None:
+        self._index = index
         self._order: SortedList[bytes] = SortedList()
         self._lock = threading.Lock()
 
     def _catch_up_locked(self) -> None:
-        count = len(self.fresh)
-        if count:
-            self._order.update(self.fresh[:count])
-            del self.fresh[:count]
+        fresh = self._index.take_fresh()
+        if fresh:
+            self._order.update(fresh)
 
     def chunk(
         self, low: bytes | None, high: bytes | None, count: int, *, reverse: bool = False
@@ -50,11 +49,15 @@ class OrderedIndex:
             return last - order.bisect_left(low)
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self._index)
 
     def check(self) -> None:
         """Raise `AssertionError` unless order and index hold the same keys."""
         with self._lock:
             self._catch_up_locked()
-            if list(self._order) != sorted(self.offsets):
+            keys = list(self._order)
+            ascending = all(map(bytes.__lt__, keys, islice(keys, 1, None)))
+            if len(keys) != len(self._index) or not ascending:
                 raise AssertionError("order and index differ")
+            if not all(map(self._index.offset_of, keys)):
+                raise AssertionError("a key is in the order and not in the index")

@@ -1,0 +1,90 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=False
+"""The hot paths, compiled. Every class and function here has a readable twin in Python, named in the
+file it lives in, and the tests/contract suites hold both to the same results.
+
+Runs in: supervisor and workers.
+Invariants: (1) bytes from a file are bounded by checks of their own before they are used, so damage
+raises and never crashes; (2) nothing here opens, maps or writes a file: buffers come in, and whoever
+handed one in may take it back (`release`); (3) the GIL is held except where a comment says so, and
+what it guards is named there.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
+from cpython.dict cimport PyDict_Next
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from "bytes.h" nogil:
+    uint16_t load16(const uint8_t* at)
+    uint32_t load32(const uint8_t* at)
+    uint64_t load64(const uint8_t* at)
+    void store16(uint8_t* at, uint16_t value)
+    void store32(uint8_t* at, uint32_t value)
+    void store64(uint8_t* at, uint64_t value)
+    void publish64(uint8_t* at, uint64_t value)
+    bint little_endian()
+    uint8_t check_epoch()
+    void crc32c_prepare()
+    uint32_t crc_by_table(const uint8_t* at, size_t size, uint32_t crc)
+    uint32_t crc32c_extend(const uint8_t* at, size_t size, uint32_t crc)
+    uint64_t _xxh64 "xxh64"(const uint8_t* at, size_t size)
+    uint32_t key_tag(const uint8_t* at, size_t size, uint64_t seed)
+    int key_compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size)
+
+cdef extern from "Python.h" nogil:
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    int NOWAIT_LOCK
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long us, int interruptible)
+    void PyThread_release_lock(PyThread_type_lock lock)
+
+from os import urandom as _urandom
+from time import monotonic as _monotonic
+
+if not little_endian():
+    raise ImportError("the compiled kernel reads little-endian columns in place")
+crc32c_prepare()
+
+
+cdef enum:
+    MAX_KEY_BYTES = 65000        # engine.ids
+    FIRST_RESERVED = 0x21        # the first byte of RESERVED_PREFIX
+
+
+cdef inline uint64_t xxh64(const uint8_t* at, size_t size) noexcept nogil:
+    return _xxh64(at, size)
+
+
+def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=False):
+    """CRC-32C of the bytes, chained from `start`; for the tests that hold it to the library."""
+    cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
+    if by_table:
+        return crc_by_table(at, data.shape[0], start ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc32c_extend(at, data.shape[0], start)
+
+
+def key_hash(bytes key not None):
+    """XXH64 of a key, as `xxhash.xxh64_intdigest`."""
+    return xxh64(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+
+include "block.pxi"
+include "table_blocks.pxi"
+include "log_index.pxi"
+include "plain_writer.pxi"
+include "points.pxi"
+include "scan.pxi"

@@ -1,0 +1,392 @@
+# The memtable's index over its mapped write-ahead log, and the append end of that log.
+#
+# The Python twin is memtable/log_index.py; the bytes are those of engine/log/FORMAT.md. Slots hold
+# (hash << 32 | offset of the newest record); keys are compared in the log, so an entry costs 8 bytes
+# here and no Python object. The table is allocated for a full memtable at once: untouched pages of it
+# cost nothing, and no writer ever waits for it to grow in the usual case.
+#
+# Guarded by the GIL: no method gives it up between reading the table and using what it found.
+
+cdef enum:
+    FRAME_BYTES = 24             # length, checksum; timestamp, records, kind, zero
+    PREFIX_BYTES = 8
+    BODY_BYTES = 16
+    RECORD_BYTES = 28            # version, expiry, value bytes, previous, key bytes, meta, user
+    KIND_TXN = 1
+    LOG_HEADER_BYTES = 64
+    LEAST_SLOTS = 256
+    ENTRY_GUESS = 96             # bytes of log that an entry takes in a memtable of small entries
+
+cdef uint64_t _hash_seed = int.from_bytes(_urandom(8), "little")
+
+
+cdef inline void write_record(
+    uint8_t* at, uint64_t version, uint64_t expiry, uint32_t value_size, uint32_t previous,
+    uint16_t key_size, uint8_t meta, uint8_t user,
+) noexcept nogil:
+    store64(at, version)
+    store64(at + 8, expiry)
+    store32(at + 16, value_size)
+    store32(at + 20, previous)
+    store16(at + 24, key_size)
+    at[26] = meta
+    at[27] = user
+
+
+cdef class LogIndex:
+    """Key to newest record. One thread at a time appends, any number reads."""
+
+    cdef Py_buffer _view
+    cdef bint _held
+    cdef uint8_t* _base
+    cdef uint64_t _room              # bytes that may be written; 0 when sealed or replayed
+    cdef uint64_t _size              # bytes that may be read
+    cdef uint32_t _seed
+    cdef uint64_t* _slots
+    cdef uint64_t _mask
+    cdef Py_ssize_t _used
+    cdef uint64_t _taken             # up to where `take_fresh` has walked
+    cdef readonly object map
+    cdef public uint64_t end
+    cdef public uint64_t records
+    cdef public uint64_t last_ts
+    cdef public bint ordered
+
+    def __cinit__(self):
+        self._held = False
+        self._slots = NULL
+
+    def __init__(self, mapping, uint64_t end, uint32_t seed, *, bint writable=False, uint64_t expected=0):
+        """Over a log whose frames end at `end`. `expected` is the log's size when it is full."""
+        cdef uint64_t slots = LEAST_SLOTS
+        while slots * 7 < expected // ENTRY_GUESS * 10:
+            slots *= 2
+        free(self._slots)
+        self._slots = <uint64_t*>calloc(slots, sizeof(uint64_t))
+        if self._slots == NULL:
+            raise MemoryError
+        self._mask = slots - 1
+        self._seed = seed
+        self.end = end
+        self._taken = LOG_HEADER_BYTES
+        self.ordered = True
+        self._hold(mapping, writable)
+
+    cdef _hold(self, mapping, bint writable):
+        cdef Py_buffer view
+        PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        if self._held:
+            PyBuffer_Release(&self._view)
+        self._view = view
+        self._held = True
+        self._base = <uint8_t*>view.buf
+        self._size = view.len
+        self._room = self._size if writable else 0
+        self.map = mapping
+
+    def rebase(self, mapping):
+        """Go on in a larger mapping of the same log."""
+        self._hold(mapping, True)
+
+    def seal(self, uint64_t end):
+        """No more appends; the log ends at `end`."""
+        self._room = 0
+        self.end = end
+
+    def release(self):
+        """Let go of the mapping: there is nothing here any more."""
+        memset(self._slots, 0, (self._mask + 1) * sizeof(uint64_t))
+        self._used = 0
+        self._room = self._size = self.end = 0
+        self.map = b""
+        if self._held:
+            self._held = False
+            PyBuffer_Release(&self._view)
+
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._view)
+        free(self._slots)
+
+    def __len__(self):
+        return self._used
+
+    # -- the table -------------------------------------------------------------------------------
+
+    cdef inline uint64_t* _slot(self, const uint8_t* key, size_t size, uint32_t tag) noexcept nogil:
+        """The key's slot, or the empty one it would take."""
+        cdef uint64_t at = tag & self._mask
+        cdef uint64_t slot
+        cdef const uint8_t* record
+        while True:
+            slot = self._slots[at]
+            if not slot:
+                return self._slots + at
+            if <uint32_t>(slot >> 32) == tag:
+                record = self._base + <uint32_t>slot
+                if load16(record + 24) == size and memcmp(record + RECORD_BYTES, key, size) == 0:
+                    return self._slots + at
+            at = (at + 1) & self._mask
+
+    cdef bint _make_room(self, Py_ssize_t count) except False:
+        """Have slots for `count` keys more."""
+        cdef uint64_t slots = self._mask + 1, wanted, at, slot, nth
+        cdef uint64_t* table
+        wanted = slots
+        while (<uint64_t>self._used + count) * 10 > wanted * 7:
+            wanted *= 2
+        if wanted == slots:
+            return True
+        table = <uint64_t*>calloc(wanted, sizeof(uint64_t))
+        if table == NULL:
+            raise MemoryError
+        for nth in range(slots):
+            slot = self._slots[nth]
+            if slot:
+                at = (slot >> 32) & (wanted - 1)
+                while table[at]:
+                    at = (at + 1) & (wanted - 1)
+                table[at] = slot
+        free(self._slots)
+        self._slots = table
+        self._mask = wanted - 1
+        return True
+
+    cdef inline uint32_t _offset_of(self, const uint8_t* key, size_t size) noexcept nogil:
+        """Offset of the key's newest record, 0 when there is none."""
+        return <uint32_t>self._slot(key, size, key_tag(key, size, _hash_seed))[0]
+
+    def add(self, bytes key not None, uint64_t offset):
+        """Index a record that is in the log already; the offset of the one before it, or 0."""
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(key)
+        cdef size_t size = PyBytes_GET_SIZE(key)
+        cdef uint32_t tag = key_tag(at, size, _hash_seed)
+        cdef uint64_t* slot
+        cdef uint32_t previous
+        if offset + RECORD_BYTES + size > self._size or memcmp(
+            self._base + offset + RECORD_BYTES, at, size
+        ) != 0:
+            raise ValueError("the log does not hold that record")
+        self._make_room(1)
+        slot = self._slot(at, size, tag)
+        previous = <uint32_t>slot[0]
+        self._used += not previous
+        self.records += 1
+        slot[0] = <uint64_t>tag << 32 | offset
+        return previous
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    cdef inline void _publish_frame(self, uint64_t length, uint64_t ts, uint32_t count) noexcept nogil:
+        """The body at `end` is whole but for its head: write that, then length and checksum."""
+        cdef uint8_t* body = self._base + self.end + PREFIX_BYTES
+        store64(body, ts)
+        store32(body + 8, count)
+        store32(body + 12, KIND_TXN)
+        publish64(
+            self._base + self.end,
+            <uint64_t>crc32c_extend(body, length, self._seed ^ <uint32_t>length) << 32 | length,
+        )
+        self.end = (self.end + PREFIX_BYTES + length + 7) & ~<uint64_t>7
+        self.records += count
+
+    cdef bint append(
+        self, const uint8_t* key, size_t key_size, const uint8_t* value, size_t value_size,
+        uint8_t meta, uint8_t user, uint64_t expiry, uint64_t ts,
+    ) except -1:
+        """A transaction of one record; False when it does not fit the mapping."""
+        cdef uint64_t length = BODY_BYTES + RECORD_BYTES + key_size + value_size
+        cdef uint64_t offset = self.end + FRAME_BYTES
+        cdef uint8_t* record = self._base + offset
+        cdef uint32_t tag
+        cdef uint64_t* slot
+        if self.end + PREFIX_BYTES + length > self._room:
+            return False
+        if self._used * 10 + 10 > <Py_ssize_t>(self._mask * 7):
+            self._make_room(1)
+        tag = key_tag(key, key_size, _hash_seed)
+        slot = self._slot(key, key_size, tag)
+        write_record(record, ts, expiry, value_size, <uint32_t>slot[0], key_size, meta, user)
+        memcpy(record + RECORD_BYTES, key, key_size)
+        memcpy(record + RECORD_BYTES + key_size, value, value_size)
+        self._publish_frame(length, ts, 1)
+        self._used += not slot[0]
+        slot[0] = <uint64_t>tag << 32 | offset
+        return True
+
+    def put(
+        self, bytes key not None, bytes value not None, uint8_t meta, uint8_t user, uint64_t expiry,
+        uint64_t ts,
+    ):
+        """Append a transaction of one record; False when the mapping has no room for it."""
+        return self.append(
+            <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+            <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
+            meta, user, expiry, ts,
+        )
+
+    cdef inline uint64_t _add_record(
+        self, uint64_t offset, bytes key, bytes value, uint32_t meta, uint64_t expiry, uint64_t version,
+    ) noexcept:
+        """Write and index one record of a frame under way; where the next one begins."""
+        cdef const uint8_t* key_at = <const uint8_t*>PyBytes_AS_STRING(key)
+        cdef size_t key_size = PyBytes_GET_SIZE(key), value_size = PyBytes_GET_SIZE(value)
+        cdef uint32_t tag = key_tag(key_at, key_size, _hash_seed)
+        cdef uint64_t* slot = self._slot(key_at, key_size, tag)
+        cdef uint32_t previous = <uint32_t>slot[0]
+        cdef uint8_t* record = self._base + offset
+        if previous and load64(self._base + previous) >= version:
+            self.ordered = False
+        write_record(record, version, expiry, value_size, previous, key_size, meta & 0xFF, meta >> 8)
+        memcpy(record + RECORD_BYTES, key_at, key_size)
+        memcpy(record + RECORD_BYTES + key_size, PyBytes_AS_STRING(value), value_size)
+        self._used += not previous
+        slot[0] = <uint64_t>tag << 32 | offset
+        return offset + RECORD_BYTES + key_size + value_size
+
+    def put_many(self, keys, values, metas, expiries, uint64_t ts, versions=None):
+        """Append one transaction; False when the mapping has no room for it.
+
+        Without `versions` each key occurs once and has version `ts`. The index is changed before the
+        frame is published, which nobody sees: the GIL is held.
+        """
+        cdef Py_ssize_t count = len(keys), nth
+        cdef uint64_t length = BODY_BYTES + RECORD_BYTES * count
+        cdef uint64_t offset = self.end + FRAME_BYTES
+        cdef bytes key, value
+        cdef uint32_t meta
+        cdef uint64_t number
+        for nth in range(count):                 # nothing is written before all of it is known good
+            key, value, meta, number = keys[nth], values[nth], metas[nth], expiries[nth]
+            if versions is not None:
+                number = versions[nth]
+            length += len(key) + len(value)
+        if self.end + PREFIX_BYTES + length > self._room:
+            return False
+        self._make_room(count)
+        for nth in range(count):
+            offset = self._add_record(
+                offset, keys[nth], values[nth], metas[nth], expiries[nth],
+                ts if versions is None else versions[nth],
+            )
+        self._publish_frame(length, ts, count)
+        return True
+
+    def put_plain(self, dict entries not None, uint64_t ts):
+        """`put_many` of plain entries, key to value."""
+        cdef Py_ssize_t place = 0
+        cdef uint64_t length = BODY_BYTES + RECORD_BYTES * len(entries)
+        cdef uint64_t offset = self.end + FRAME_BYTES
+        cdef PyObject* key
+        cdef PyObject* value
+        while PyDict_Next(entries, &place, &key, &value):
+            if not PyBytes_CheckExact(<object>key) or not PyBytes_CheckExact(<object>value):
+                raise TypeError("keys and values are bytes")
+            length += PyBytes_GET_SIZE(<object>key) + PyBytes_GET_SIZE(<object>value)
+        if self.end + PREFIX_BYTES + length > self._room:
+            return False
+        self._make_room(len(entries))
+        place = 0
+        while PyDict_Next(entries, &place, &key, &value):
+            offset = self._add_record(offset, <bytes>key, <bytes>value, 0, 0, ts)
+        self._publish_frame(length, ts, len(entries))
+        return True
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    cdef inline void _entry_at(self, uint64_t offset, Entry* out) noexcept nogil:
+        cdef const uint8_t* record = self._base + offset
+        out.version = load64(record)
+        out.expiry = load64(record + 8)
+        out.value_size = load32(record + 16)
+        out.key_size = load16(record + 24)
+        out.meta = record[26] | <uint32_t>record[27] << 8
+        out.key = record + RECORD_BYTES
+        out.value = out.key + out.key_size
+
+    cdef bint find(self, const uint8_t* key, size_t size, uint64_t ts, Entry* out) noexcept nogil:
+        """The newest version <= ts. What it points to is good until the GIL is given up."""
+        cdef uint32_t offset
+        cdef uint64_t best = 0
+        if not self._used:
+            return False
+        offset = self._offset_of(key, size)
+        while offset:
+            if load64(self._base + offset) <= ts:
+                if self.ordered:
+                    self._entry_at(offset, out)
+                    return True
+                if not best or load64(self._base + offset) > load64(self._base + best):
+                    best = offset
+            offset = load32(self._base + offset + 20)
+        if best:
+            self._entry_at(best, out)
+        return best != 0
+
+    def get(self, bytes key not None, uint64_t ts):
+        """The newest version <= ts: (version, user << 8 | meta, expiry ms, value), or None."""
+        cdef Entry entry
+        if not self.find(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), ts, &entry):
+            return None
+        return found_tuple(&entry)
+
+    def offset_of(self, bytes key not None):
+        """Offset of the key's newest record, 0 when there is none."""
+        return self._offset_of(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+    def chain(self, bytes key not None):
+        """All versions of a key as `get` gives them, latest written first."""
+        cdef uint32_t offset = self.offset_of(key)
+        cdef Entry entry
+        cdef list found = []
+        while offset:
+            self._entry_at(offset, &entry)
+            found.append(found_tuple(&entry))
+            offset = load32(self._base + offset + 20)
+        return found
+
+    def newest(self, list keys not None, uint64_t ts):
+        """Versions, metas, expiries and values of the keys' newest records, each a list.
+
+        None when that is not what a reader at `ts` sees of them.
+        """
+        cdef list versions = [], metas = [], expiries = [], values = []
+        cdef bytes key
+        cdef Entry entry
+        cdef uint32_t offset
+        if not self.ordered:
+            return None
+        for key in keys:
+            offset = self._offset_of(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+            if not offset:
+                raise KeyError("a key that is not in the log")
+            self._entry_at(offset, &entry)
+            if entry.version > ts:
+                return None
+            versions.append(entry.version)
+            metas.append(entry.meta)
+            expiries.append(entry.expiry)
+            values.append(value_bytes(&entry))
+        return versions, metas, expiries, values
+
+    def take_fresh(self):
+        """The keys that are new since the last call, in the order they came."""
+        cdef list keys = []
+        cdef uint64_t at = self._taken, record
+        cdef uint32_t length, count
+        cdef size_t key_size
+        while at + FRAME_BYTES <= self.end:
+            length = load32(self._base + at)
+            count = load32(self._base + at + PREFIX_BYTES + 8)
+            record = at + FRAME_BYTES
+            while count and record + RECORD_BYTES <= self.end:
+                key_size = load16(self._base + record + 24)
+                if not load32(self._base + record + 20):
+                    keys.append(
+                        PyBytes_FromStringAndSize(<char*>self._base + record + RECORD_BYTES, key_size)
+                    )
+                record += RECORD_BYTES + key_size + load32(self._base + record + 16)
+                count -= 1
+            at = (at + PREFIX_BYTES + length + 7) & ~<uint64_t>7
+        self._taken = at
+        return keys

@@ -1,0 +1,152 @@
+# Point lookups over a whole read view: memtables, L0, one table per level.
+#
+# The Python twin is read_view.py (`ReadView.find` and `value_of`). Made once per view, on its first
+# lookup; tables are opened one by one, when a key first falls into their range.
+
+cdef struct Place:
+    PyObject* table              # borrowed: the view holds it
+    PyObject* blocks             # owned TableBlocks, NULL until first used
+    const uint8_t* low
+    size_t low_size
+    const uint8_t* high
+    size_t high_size
+
+
+cdef class Points:
+    """Where to look for a key, newest source first."""
+
+    cdef list _memtables         # of LogIndex
+    cdef list _tables            # holds what `_places` borrows
+    cdef Place* _places          # L0 from new to old, then level by level
+    cdef Py_ssize_t _count
+    cdef Py_ssize_t _level_zero
+    cdef Py_ssize_t* _level_ends # of each level in `_places`
+    cdef Py_ssize_t _levels
+    cdef object _read_value
+    cdef object _now_ms
+
+    def __cinit__(self):
+        self._places = NULL
+        self._level_ends = NULL
+
+    def __init__(self, list memtables not None, level_zero, levels, read_value, now_ms):
+        """`level_zero` and each of `levels` are tables: `meta.min_key`, `meta.max_key`, `blocks()`.
+
+        `read_value(pointer, version)` follows a value pointer; `now_ms()` is asked for entries that
+        expire.
+        """
+        cdef Py_ssize_t nth
+        if self._places != NULL:
+            raise RuntimeError("made once")
+        self._memtables = memtables
+        for index in memtables:
+            if not isinstance(index, LogIndex):
+                raise TypeError("memtables are given by their LogIndex")
+        self._tables = [*level_zero]
+        self._level_zero = len(self._tables)
+        self._levels = len(levels)
+        self._level_ends = <Py_ssize_t*>calloc(self._levels + 1, sizeof(Py_ssize_t))
+        for nth, tables in enumerate(levels):
+            self._tables.extend(tables)
+            self._level_ends[nth] = len(self._tables)
+        self._count = len(self._tables)
+        self._places = <Place*>calloc(self._count + 1, sizeof(Place))
+        if self._places == NULL or self._level_ends == NULL:
+            raise MemoryError
+        for nth in range(self._count):
+            self._fill(nth, self._tables[nth])
+        self._read_value = read_value
+        self._now_ms = now_ms
+
+    cdef _fill(self, Py_ssize_t nth, table):
+        cdef bytes low = table.meta.min_key, high = table.meta.max_key
+        self._places[nth].table = <PyObject*>table
+        self._places[nth].low = <const uint8_t*>PyBytes_AS_STRING(low)
+        self._places[nth].low_size = len(low)
+        self._places[nth].high = <const uint8_t*>PyBytes_AS_STRING(high)
+        self._places[nth].high_size = len(high)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t nth
+        if self._places != NULL:
+            for nth in range(self._count):
+                Py_XDECREF(self._places[nth].blocks)
+        free(self._places)
+        free(self._level_ends)
+
+    cdef TableBlocks _blocks(self, Place* place):
+        cdef TableBlocks blocks
+        if place.blocks == NULL:
+            blocks = (<object>place.table).blocks()
+            if place.blocks == NULL:             # another thread may have been first
+                Py_INCREF(blocks)
+                place.blocks = <PyObject*>blocks
+        return <TableBlocks>place.blocks
+
+    cdef Py_ssize_t _in_level(
+        self, Py_ssize_t first, Py_ssize_t end, const uint8_t* key, size_t size
+    ) noexcept nogil:
+        """The table of a level that may hold the key, -1 when none may."""
+        cdef Py_ssize_t low = first, high = end, middle
+        while low < high:
+            middle = (low + high) >> 1
+            if key_compare(self._places[middle].high, self._places[middle].high_size, key, size) < 0:
+                low = middle + 1
+            else:
+                high = middle
+        if low == end or key_compare(self._places[low].low, self._places[low].low_size, key, size) > 0:
+            return -1
+        return low
+
+    cdef bint _find(self, bytes key, uint64_t ts, Entry* out, list keep) except -1:
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(key)
+        cdef size_t size = PyBytes_GET_SIZE(key)
+        cdef Py_ssize_t nth, level, first
+        cdef LogIndex memtable
+        cdef TableBlocks blocks
+        cdef uint64_t digest
+        cdef Place* place
+        for nth in range(PyList_GET_SIZE(self._memtables)):
+            memtable = <LogIndex>PyList_GET_ITEM(self._memtables, nth)
+            if memtable.find(at, size, ts, out):
+                return True
+        digest = xxh64(at, size)
+        for nth in range(self._level_zero):
+            place = self._places + nth
+            if (
+                key_compare(at, size, place.low, place.low_size) >= 0
+                and key_compare(at, size, place.high, place.high_size) <= 0
+            ):
+                blocks = self._blocks(place)
+                if blocks.may_hold(digest) and blocks.find(at, size, ts, out, keep):
+                    return True
+        first = self._level_zero
+        for level in range(self._levels):
+            nth = self._in_level(first, self._level_ends[level], at, size)
+            first = self._level_ends[level]
+            if nth >= 0:
+                blocks = self._blocks(self._places + nth)
+                if blocks.may_hold(digest) and blocks.find(at, size, ts, out, keep):
+                    return True
+        return False
+
+    def find(self, bytes key not None, uint64_t ts):
+        """The newest version <= ts, whatever it is: (version, user << 8 | meta, expiry ms, value)."""
+        cdef Entry entry
+        cdef list keep = []
+        if not self._find(key, ts, &entry, keep):
+            return None
+        return found_tuple(&entry)
+
+    def value_of(self, bytes key not None, uint64_t ts):
+        """The live value at `ts`, or None."""
+        cdef Entry entry
+        cdef list keep = []
+        if not self._find(key, ts, &entry, keep) or entry.meta & META_DELETE:
+            return None
+        if not entry.expiry and not entry.meta & META_POINTER:
+            return value_bytes(&entry)
+        found = found_tuple(&entry)              # what follows may give up the GIL
+        if found[2] and found[2] <= self._now_ms():
+            return None
+        return self._read_value(found[3], found[0]) if found[1] & META_POINTER else found[3]

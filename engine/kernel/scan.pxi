@@ -1,0 +1,260 @@
+# Scans forward over a read view: sources merged, versions judged, keys and values handed out in lists.
+#
+# The Python twin is iterators/merge.py with iterators/visible.py. Only for the usual question: keys in
+# ascending order, the newest visible version of each, no drops or bans in force.
+
+cdef enum:
+    FIRST_BATCH = 32             # entries; who wants little waits for little
+    LARGEST_BATCH = 1024
+    LARGEST_BATCH_BYTES = 1 << 20
+
+cdef uint64_t OWN_VERSION = (<uint64_t>1 << 63) - 1    # iterators.visible: a transaction's own write
+
+
+cdef class _Source:
+    """Entries of one source in order: the tables of a run, or batches of columns from Python."""
+
+    cdef Entry entry
+    # tables
+    cdef list _tables
+    cdef Py_ssize_t _table
+    cdef bytes _low, _high
+    cdef TableBlocks _blocks
+    cdef Py_ssize_t _block
+    cdef object _owner
+    cdef Payload _payload
+    cdef size_t _nth, _stop
+    cdef bint _last_block
+    # batches
+    cdef object _batches
+    cdef list _keys, _versions, _metas, _expiries, _values
+
+    cdef bint begin(self) except -1:
+        """Go to the first entry; False when there is none."""
+        self._table = -1
+        self._nth = self._stop = 0
+        self._last_block = True
+        return self.advance()
+
+    cdef inline bint advance(self) except -1:
+        """Go to the next entry; False when there is none."""
+        self._nth += 1
+        while self._nth >= self._stop:
+            if not (self._next_block() if self._batches is None else self._next_batch()):
+                return False
+        if self._batches is not None:
+            return self._from_batch()
+        if not entry_of(&self._payload, self._nth, &self.entry):
+            self._blocks.raise_disorder(self._block)
+        return True
+
+    cdef bint _next_block(self) except -1:
+        cdef Py_ssize_t at
+        while self._last_block:
+            self._table += 1
+            if self._table >= len(self._tables):
+                return False
+            self._blocks = self._tables[self._table].blocks()
+            self._block = -1
+            if self._low is not None:
+                self._block += self._blocks.block_for(
+                    <const uint8_t*>PyBytes_AS_STRING(self._low), len(self._low)
+                )
+            self._last_block = self._block + 1 >= self._blocks.count
+        self._block += 1
+        self._owner = self._blocks.payload(self._block, &self._payload)
+        self._nth, self._stop = 0, self._payload.count
+        self._last_block = self._block + 1 >= self._blocks.count
+        if self._low is not None:
+            at = lower_bound(
+                &self._payload, <const uint8_t*>PyBytes_AS_STRING(self._low), len(self._low)
+            )
+            if at < 0:
+                self._blocks.raise_disorder(self._block)
+            self._nth = at
+        if self._high is not None:
+            at = lower_bound(
+                &self._payload, <const uint8_t*>PyBytes_AS_STRING(self._high), len(self._high)
+            )
+            if at < 0:
+                self._blocks.raise_disorder(self._block)
+            if <size_t>at < self._stop:
+                self._stop = at
+                self._last_block = True
+                self._table = len(self._tables)
+        return True
+
+    cdef bint _next_batch(self) except -1:
+        batch = next(self._batches, None)
+        if batch is None:
+            return False
+        self._keys, self._versions, self._metas = batch.keys, batch.versions, batch.metas
+        self._expiries, self._values = batch.expiries, batch.values
+        self._nth, self._stop = 0, len(self._keys)
+        return True
+
+    cdef bint _from_batch(self) except -1:
+        cdef bytes key = self._keys[self._nth], value = self._values[self._nth]
+        self.entry.key = <const uint8_t*>PyBytes_AS_STRING(key)
+        self.entry.key_size = PyBytes_GET_SIZE(key)
+        self.entry.value = <const uint8_t*>PyBytes_AS_STRING(value)
+        self.entry.value_size = PyBytes_GET_SIZE(value)
+        self.entry.version = self._versions[self._nth]
+        self.entry.meta = self._metas[self._nth]
+        self.entry.expiry = self._expiries[self._nth]
+        return True
+
+
+cdef class Scan:
+    """What a reader at `ts` sees of the keys in [low, high), in batches."""
+
+    cdef list _open              # sources that are not at their end, newest first
+    cdef bint _begun
+    cdef uint64_t _ts, _since, _now_ms
+    cdef bint _keys_wanted, _values_wanted, _details
+    cdef object _read_value
+    cdef Py_ssize_t _size        # entries of the next batch
+    cdef _Source _lead           # whose entry is next
+    cdef _Source _rival          # whose entry would be, without it
+    cdef bint _busy
+    cdef bytes _last             # the key that was judged last
+    cdef object _failure         # met in the middle of a batch, to be raised at the next
+
+    def __init__(
+        self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, read_value,
+        *, bint keys=True, bint values=True, bint details=False,
+    ):
+        """`sources`, newest first: lists of tables in key order, or iterators of `Columns`.
+
+        Asked for `details`, values come as they are stored, with versions, metas and expiries.
+        """
+        cdef _Source source
+        self._open = []
+        for given in sources:
+            source = _Source.__new__(_Source)
+            source._low, source._high = low, high
+            if isinstance(given, list):
+                source._tables = given
+            else:
+                source._batches = given
+            self._open.append(source)
+        self._ts, self._since, self._now_ms = ts, since, now_ms
+        self._read_value = read_value
+        self._keys_wanted, self._values_wanted, self._details = keys, values, details
+        self._size = FIRST_BATCH
+
+    cdef _begin(self):
+        self._begun = True
+        self._open = [source for source in self._open if (<_Source>source).begin()]
+        self._choose()
+
+    cdef _choose(self):
+        """The source with the smallest key, the newest of equals, and the one that comes next."""
+        cdef _Source lead = None, source, second = None
+        for source in self._open:
+            if lead is None:
+                lead = source
+            elif key_compare(
+                source.entry.key, source.entry.key_size, lead.entry.key, lead.entry.key_size
+            ) < 0:
+                second, lead = lead, source
+            elif second is None or key_compare(
+                source.entry.key, source.entry.key_size, second.entry.key, second.entry.key_size
+            ) < 0:
+                second = source
+        self._lead, self._rival = lead, second
+
+    cdef inline bint _is_last(self, const Entry* entry) noexcept:
+        return (
+            self._last is not None and PyBytes_GET_SIZE(self._last) == <Py_ssize_t>entry.key_size
+            and memcmp(PyBytes_AS_STRING(self._last), entry.key, entry.key_size) == 0
+        )
+
+    def next_batch(self):
+        """(keys, values) or, with details, (keys, versions, metas, expiries, values); None at the
+        end. What was not asked for is None.
+
+        Damage is raised behind the entries before it.
+        """
+        cdef list keys = [], values = [], versions = [], metas = [], expiries = []
+        cdef Py_ssize_t found = 0, size = 0
+        cdef _Source lead
+        cdef Entry* entry
+        if self._failure is not None:
+            raise self._failure
+        if self._busy:
+            raise ValueError("iterator already executing")
+        self._busy = True
+        try:
+            if not self._begun:
+                self._begin()
+            lead = self._lead
+            while lead is not None and found < self._size and size < LARGEST_BATCH_BYTES:
+                entry = &lead.entry
+                if not self._is_last(entry) and (
+                    entry.version <= self._ts or entry.version == OWN_VERSION
+                ):
+                    key = PyBytes_FromStringAndSize(<const char*>entry.key, entry.key_size)
+                    self._last = key
+                    if not (
+                        entry.meta & META_DELETE or 0 < entry.expiry <= self._now_ms
+                        or entry.version <= self._since
+                    ):
+                        if self._values_wanted:
+                            value = value_bytes(entry)
+                            if entry.meta & META_POINTER and not self._details:
+                                value = self._read_value(value, entry.version)
+                            values.append(value)
+                            size += PyBytes_GET_SIZE(value)
+                        if self._details:
+                            versions.append(entry.version)
+                            metas.append(entry.meta)
+                            expiries.append(entry.expiry)
+                        if self._keys_wanted:
+                            keys.append(key)
+                        found += 1
+                if not lead.advance():
+                    self._open.remove(lead)
+                    self._choose()
+                    lead = self._lead
+                elif self._rival is not None and key_compare(
+                    entry.key, entry.key_size, self._rival.entry.key, self._rival.entry.key_size
+                ) >= 0:
+                    self._choose()
+                    lead = self._lead
+        except Exception as error:
+            self._failure = error
+            if not found:
+                raise
+        finally:
+            self._busy = False
+        self._size = min(2 * self._size, LARGEST_BATCH)
+        if not found:
+            return None
+        if self._details:
+            return keys, versions, metas, expiries, values
+        return keys if self._keys_wanted else None, values if self._values_wanted else None
+
+
+cdef class BatchIterator:
+    """An iterator over lists that come batch by batch. The Python twin is txn/batches.py."""
+
+    cdef public list _keys
+    cdef public list _values
+    cdef public Py_ssize_t _at
+    cdef public Py_ssize_t _count
+    cdef public int _shape       # 0 pairs, 1 keys, 2 values
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t at = self._at
+        while at >= self._count:
+            if not self._refill():
+                raise StopIteration
+            at = self._at
+        self._at = at + 1
+        if self._shape == 0:
+            return self._keys[at], self._values[at]
+        return self._keys[at] if self._shape == 1 else self._values[at]

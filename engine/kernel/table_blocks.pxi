@@ -1,0 +1,246 @@
+# The blocks of an open table: index, filter, checksums, point lookups, all without Python objects.
+#
+# The Python twin is the reading half of table/reader.py. Index and filter are copies, checked once.
+# Blocks stored without a codec are read in place in the mapping, their checksum taken again once a
+# minute or so (`check_epoch`): data read from the medium anew does not stay unchecked for long.
+
+cdef enum:
+    INDEX_HEAD_BYTES = 8
+    INDEX_ROW_BYTES = 30         # offset, max version, size, entries, key end, flags
+    LINE_BYTES = 64
+
+cdef uint64_t PATTERN_MIX = 0x9E3779B97F4A7C15ULL
+
+
+cdef inline bint has_pattern(const uint8_t* line, uint64_t number, int bits) noexcept nogil:
+    """Whether all bits of a pattern are set (kernel.reference.bloom_patterns)."""
+    cdef uint64_t mixed = (number + 1) * PATTERN_MIX
+    cdef uint32_t bit
+    cdef int nth
+    for nth in range(1, bits + 1):
+        bit = <uint32_t>(mixed >> (64 - 9 * nth)) & 511
+        if not line[bit >> 3] >> (bit & 7) & 1:
+            return False
+    return True
+
+
+cdef class TableBlocks:
+    """Blocks by number and entries by key, for one table."""
+
+    cdef Py_buffer _view
+    cdef bint _held
+    cdef const uint8_t* _base
+    cdef uint32_t _seed
+    cdef readonly Py_ssize_t count
+    cdef bytes _index
+    cdef const uint8_t* _offsets        # u64
+    cdef const uint8_t* _max_versions   # u64
+    cdef const uint8_t* _sizes          # u32, with the block's head
+    cdef const uint8_t* _entries        # u32
+    cdef const uint8_t* _key_words      # u32, count + 1
+    cdef const uint8_t* _flags          # u16
+    cdef const uint8_t* _keys
+    cdef size_t _keys_size
+    cdef uint8_t* _checked              # epoch of the last check, 0 = never
+    cdef bytes _filter
+    cdef const uint8_t* _lines
+    cdef uint64_t _line_count
+    cdef int _pattern_bits
+    cdef object _fetch
+    cdef object _damaged
+    cdef object _closed
+    cdef readonly Py_ssize_t checks     # checksums taken
+
+    def __cinit__(self):
+        self._held = False
+        self._checked = NULL
+
+    def __init__(
+        self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
+        bytes filter not None, int pattern_bits, fetch, damaged, closed,
+    ):
+        """`index` and `filter` are sections whose checksums held; `filter` is its lines alone.
+
+        `fetch(number)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
+        error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
+        """
+        if self._held:
+            raise RuntimeError("a table is opened once")
+        self._parse(index, count, blocks_end)
+        self._checked = <uint8_t*>calloc(count, 1)
+        if self._checked == NULL:
+            raise MemoryError
+        if len(filter) % LINE_BYTES or not 0 <= pattern_bits <= 7:
+            raise ValueError("filter is not made of lines")
+        self._filter = filter
+        self._lines = <const uint8_t*>PyBytes_AS_STRING(filter)
+        self._line_count = len(filter) // LINE_BYTES
+        self._pattern_bits = pattern_bits
+        self._seed = seed
+        self._fetch = fetch
+        self._damaged = damaged
+        self._closed = closed
+        PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
+        self._held = True
+        self._base = <const uint8_t*>self._view.buf
+        if blocks_end > <uint64_t>self._view.len:
+            raise ValueError("blocks lie outside the file")
+
+    cdef _parse(self, bytes index, Py_ssize_t count, uint64_t blocks_end):
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(index)
+        cdef uint64_t fixed, expected
+        cdef Py_ssize_t nth
+        if count < 1 or count > len(index):
+            raise ValueError("index does not have the footer's number of blocks")
+        fixed = INDEX_HEAD_BYTES + <uint64_t>count * INDEX_ROW_BYTES + 4
+        if <uint64_t>len(index) < fixed or load32(at) != <uint64_t>count or load32(at + 4):
+            raise ValueError("index does not have the footer's number of blocks")
+        self._index = index
+        self.count = count
+        at += INDEX_HEAD_BYTES
+        self._offsets = at
+        self._max_versions = self._offsets + 8 * count
+        self._sizes = self._max_versions + 8 * count
+        self._entries = self._sizes + 4 * count
+        self._key_words = self._entries + 4 * count
+        self._flags = self._key_words + 4 * count + 4
+        self._keys = self._flags + 2 * count
+        self._keys_size = len(index) - fixed
+        expected = load64(self._offsets)
+        if load32(self._key_words) or load32(self._key_words + 4 * count) != self._keys_size:
+            raise ValueError("last keys are out of order")
+        for nth in range(count):
+            if load64(self._offsets + 8 * nth) != expected or self._size(nth) <= BLOCK_HEAD_BYTES:
+                raise ValueError("blocks do not join")
+            expected += self._size(nth)
+            if load32(self._key_words + 4 * nth) > load32(self._key_words + 4 * nth + 4):
+                raise ValueError("last keys are out of order")
+        if expected != blocks_end:
+            raise ValueError("blocks do not join")
+
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._view)
+        free(self._checked)
+
+    def close(self):
+        """What is asked from now on raises `closed()`. The mapping goes with the last reader: a scan
+        may be looking at a block of it at this moment.
+        """
+        self._base = NULL
+
+    # -- the index -------------------------------------------------------------------------------
+
+    cdef inline uint32_t _size(self, Py_ssize_t nth) noexcept nogil:
+        return load32(self._sizes + 4 * nth)
+
+    cdef inline uint32_t flags_of(self, Py_ssize_t nth) noexcept nogil:
+        return load16(self._flags + 2 * nth)
+
+    cdef inline const uint8_t* last_key(self, Py_ssize_t nth, size_t* size) noexcept nogil:
+        cdef uint32_t start = load32(self._key_words + 4 * nth)
+        size[0] = load32(self._key_words + 4 * nth + 4) - start
+        return self._keys + start
+
+    cdef Py_ssize_t block_for(self, const uint8_t* key, size_t size) noexcept nogil:
+        """The first block whose last key is >= `key`; `count` when there is none."""
+        cdef Py_ssize_t low = 0, high = self.count, middle
+        cdef size_t found_size
+        cdef const uint8_t* found
+        while low < high:
+            middle = (low + high) >> 1
+            found = self.last_key(middle, &found_size)
+            if key_compare(found, found_size, key, size) < 0:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    cdef object payload(self, Py_ssize_t nth, Payload* out):
+        """Open a block's payload; what is returned keeps it readable (None: the mapping does)."""
+        cdef const uint8_t* at
+        cdef uint64_t offset
+        cdef uint32_t size, crc
+        cdef uint8_t epoch
+        cdef bytes raw
+        if self._base == NULL:
+            raise self._closed()
+        offset = load64(self._offsets + 8 * nth)
+        size = self._size(nth) - BLOCK_HEAD_BYTES
+        at = self._base + offset
+        if at[12] or load32(at + 8) != size:     # a codec, or damage that looks like one
+            raw = self._fetch(nth)
+            if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), out):
+                raise self._damaged("payload header does not fit the payload", offset)
+            return raw
+        epoch = check_epoch()
+        if self._checked[nth] != epoch:
+            with nogil:                          # the first touch of a block may wait for the medium
+                crc = crc32c_extend(at + 8, size + 8, self._seed ^ <uint32_t>offset ^ size)
+            if self._base == NULL:
+                raise self._closed()
+            self.checks += 1
+            if load32(at) != size or load32(at + 4) != crc:
+                raise self._damaged("block checksum does not match", offset)
+            self._checked[nth] = epoch
+        if not open_payload(at + BLOCK_HEAD_BYTES, size, out):
+            raise self._damaged("payload header does not fit the payload", offset)
+        return None
+
+    cdef raise_disorder(self, Py_ssize_t nth):
+        raise self._damaged("offsets are out of order", load64(self._offsets + 8 * nth))
+
+    # -- point lookups ---------------------------------------------------------------------------
+
+    cdef inline bint may_hold(self, uint64_t digest) noexcept nogil:
+        cdef const uint8_t* line
+        if not self._line_count:
+            return True
+        line = self._lines + LINE_BYTES * (digest % self._line_count)
+        return has_pattern(line, digest & 4095, self._pattern_bits) and has_pattern(
+            line, digest >> 52, self._pattern_bits
+        )
+
+    cdef bint find(self, const uint8_t* key, size_t size, uint64_t ts, Entry* out, list keep) except -1:
+        """The newest version <= ts of a key, past the filter. `keep` keeps its bytes readable."""
+        cdef Py_ssize_t nth = self.block_for(key, size)
+        cdef Payload payload
+        cdef size_t last_size
+        cdef const uint8_t* last
+        cdef int found
+        while nth < self.count:
+            owner = self.payload(nth, &payload)
+            found = find_entry(&payload, key, size, ts, out)
+            if found > 0:
+                if owner is not None:
+                    keep.append(owner)
+                return True
+            if found < 0:
+                self.raise_disorder(nth)
+            if not self.flags_of(nth) & FLAG_MULTI:
+                return False
+            last = self.last_key(nth, &last_size)
+            if last_size != size or memcmp(last, key, size) != 0:
+                return False
+            nth += 1
+        return False
+
+    def get(self, bytes key not None, uint64_t ts):
+        """The newest version <= ts: (version, user << 8 | meta, expiry ms, value), or None."""
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(key)
+        cdef size_t size = len(key)
+        cdef Entry entry
+        cdef list keep = []
+        if not self.may_hold(xxh64(at, size)) or not self.find(at, size, ts, &entry, keep):
+            return None
+        return found_tuple(&entry)
+
+
+cdef inline object value_bytes(const Entry* entry):
+    return PyBytes_FromStringAndSize(<const char*>entry.value, entry.value_size)
+
+
+cdef inline object found_tuple(const Entry* entry):
+    return (entry.version, entry.meta, entry.expiry, value_bytes(entry))
