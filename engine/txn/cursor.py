@@ -92,8 +92,9 @@ class Cursor(BatchIterator, Generic[T]):
 
     def _fetch(self) -> bool:
         """Put the next lists in place. An error is met again by whoever goes on after it."""
-        if self._at and self._keys:
-            self._last = self._keys[self._at - 1]
+        at, keys = self._at, self._keys  # another thread may end it meanwhile
+        if at and keys:
+            self._last = keys[at - 1]
         self._at = self._count = 0
         if not self._left:
             return False  # a limit proves nothing about the rest
@@ -181,10 +182,11 @@ class Cursor(BatchIterator, Generic[T]):
     # -- what was read ---------------------------------------------------------------------------
 
     def _note_covered(self) -> None:
-        if self._coverage is not None:
+        coverage = self._coverage
+        if coverage is not None:
             covered = self._current_cover()
             if covered is not None:
-                self._coverage.add(covered)
+                coverage.add(covered)
 
     def _coverage_ends(self) -> None:
         self._note_covered()
@@ -199,7 +201,8 @@ class Cursor(BatchIterator, Generic[T]):
         """The part of the range that the items given so far prove something about."""
         if self._done:
             return self._from
-        last = self._keys[self._at - 1] if self._at and self._keys else self._last
+        at, keys = self._at, self._keys
+        last = keys[at - 1] if at and keys else self._last
         if last is None:
             return None
         if self._scan.reverse:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from bisect import bisect_left, insort
-from itertools import islice
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from meles.engine.arguments import timestamp
@@ -188,12 +187,15 @@ class Txn(EntryBuffer, Scanning):
             pending = self._own_writes(plan.keys)
         coverage = None
         if self._track:
-            self._covered = self._covered or Covered()
-            coverage = self._covered.new(plan.keys)
+            covered = self._covered
+            if covered is None:  # local: another thread may end it meanwhile
+                covered = self._covered = Covered()
+            coverage = covered.new(plan.keys)
         cursor: Cursor[Any] = Cursor(view, plan, pending=pending, coverage=coverage)
-        if self._cursors is None:
-            self._cursors = weakref.WeakSet()
-        self._cursors.add(cursor)
+        cursors = self._cursors
+        if cursors is None:
+            cursors = self._cursors = weakref.WeakSet()
+        cursors.add(cursor)
         self._engine.watch(cursor)
         if self._finished:  # on another thread, meanwhile
             cursor.end(_ended)
@@ -218,7 +220,7 @@ class Txn(EntryBuffer, Scanning):
         own, order = self._writes, self._order
         fresh = len(own) - len(order)
         if 0 < fresh <= _FEW:
-            for key in list(islice(reversed(own), fresh)):  # no key ever leaves
+            for key in list(own)[-fresh:]:  # no key ever leaves; copied in one step
                 insort(order, key)
         if len(order) != len(own):
             self._order = order = sorted(own)
