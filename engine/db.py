@@ -57,7 +57,16 @@ class DB(Maintenance, Scanning):
     """An open database; made by `meles.open()`. Safe to use from several threads at once.
 
     A context manager: leaving `with` closes it. Usable as a mapping of bytes to bytes for single
-    keys (`db[key]`, `key in db`, `del db[key]`).
+    keys (`db[key]`, `key in db`, `del db[key]`); iterating over it gives its keys.
+
+    Keys are 1 to 65,000 bytes and never begin with `!meles!`. Keys and values go in as any
+    bytes-like object and come out as `bytes`; a `str` raises `TypeError`.
+
+    Every call may raise `ClosedError` (wins over other errors), `ForkedHandleError` in a forked
+    child, and `CorruptionError` where data is damaged: what is damaged is never taken for absent.
+    Calls that take a key raise `InvalidKeyError`, and `BannedKeyError` in a banned namespace.
+    Calls that write raise `ReadOnlyError` on a handle that only reads, `WriteStallError` when
+    flushing cannot keep up, `DiskFullError` (heals) and `StoreFailedError` (does not).
     """
 
     def __init__(self, path: str, engine: Engine, control: Control) -> None:
@@ -74,7 +83,9 @@ class DB(Maintenance, Scanning):
     # -- single keys -----------------------------------------------------------------------------
 
     def get(self, key: BytesLike, default: T | None = None) -> bytes | T | None:
-        """The newest committed value, or `default`."""
+        """The newest committed value, or `default` when there is none, or it was deleted or has
+        expired. `InvalidKeyError` for an empty key; one that no write could create is absent.
+        """
         engine = self._engine
         if engine.refusal is not None:
             raise engine.refusal()
@@ -101,7 +112,9 @@ class DB(Maintenance, Scanning):
         return view.has_value(key, self._oracle.published)
 
     def get_many(self, keys: Iterable[BytesLike]) -> list[bytes | None]:
-        """The values of several keys in one snapshot, None where there is none."""
+        """The values of several keys in one snapshot, in the order of the keys; None where there
+        is none. Errors as `get`.
+        """
         engine = self._engine
         engine.check_open()
         wanted = [readable_key(key) for key in keys]
@@ -121,9 +134,15 @@ class DB(Maintenance, Scanning):
         meta: int = 0,
         discard_earlier: bool = False,
     ) -> None:
-        """Commit one entry. `ttl` in seconds from now, `meta` a byte of yours.
+        """Commit one entry.
 
-        Durable as `sync` says when this returns. `WriteStallError` when flushing cannot keep up.
+        `ttl`: seconds (or a `timedelta`) until it expires, from now, to the millisecond; None is
+        never. `meta`: a number from 0 to 255 of yours that goes with it. `discard_earlier`: older
+        versions need not be kept, whatever `num_versions_to_keep` says. Readable at once and
+        durable as `sync` says when this returns.
+
+        `TransactionTooBigError` for what no transaction could hold, `ValueError` for a `ttl` that
+        is not above 0 or another `meta`, `meles.Error` in managed mode.
         """
         if ttl is None and meta is NO_META and not discard_earlier and self._put_plain(key, value):
             return
@@ -151,7 +170,7 @@ class DB(Maintenance, Scanning):
             )  # fmt: skip
 
     def delete(self, key: BytesLike) -> None:
-        """Commit a tombstone; deleting an absent key is fine."""
+        """Commit a tombstone; deleting an absent key is fine. Errors as `set`."""
         engine = self._engine
         writer = engine.check_writable()
         key = writable_key(key)
@@ -169,7 +188,11 @@ class DB(Maintenance, Scanning):
     # -- transactions and batches ----------------------------------------------------------------
 
     def view(self, *, at: int | None = None) -> Txn:
-        """A read-only transaction; `at` is a timestamp to read at, up to `max_version()`."""
+        """A read-only transaction on a snapshot. It blocks nobody and never conflicts.
+
+        `at`: the timestamp to read at (default: everything committed), from 0 to `max_version()`,
+        else `ValueError`. Versions that were superseded before the transaction began may be gone.
+        """
         self._engine.check_open()
         if at is not None:
             at = whole(at, "at", 0, self.max_version())
@@ -178,7 +201,8 @@ class DB(Maintenance, Scanning):
     def update(self, *, at: int | None = None) -> Txn:
         """A read-write transaction; commits on a clean exit of `with`, else discards.
 
-        `at`: the timestamp to read at, in managed mode (default: the newest).
+        `at`: the timestamp to read at, in managed mode only (default: the newest); elsewhere
+        `meles.Error`. See `Txn` for what committing raises.
         """
         self._engine.check_writable()
         if at is not None:
@@ -192,15 +216,29 @@ class DB(Maintenance, Scanning):
         return made
 
     def transact(self, fn: Callable[[Txn], T], retries: int = 8) -> T:
-        """Run `fn(txn)` and commit; on `ConflictError` try again up to `retries` times.
+        """Run `fn(txn)` in a read-write transaction, commit, and return what `fn` returned.
 
-        Returns what `fn` does.
+        On `ConflictError` all of it is done again, at most `retries` times after the first, each
+        after a random pause of up to 2 ms at first and 0.13 s later; then the error is raised. Any
+        other exception discards the transaction and passes.
         """
+        return self._transact(self.update, fn, retries)
+
+    def _update_checked(self) -> Txn:
+        """For sequences and merge operators: `detect_conflicts=False` is not about them."""
+        self._engine.check_writable()
+        return Txn(self._engine, update=True, checked=True)
+
+    def _transact_checked(self, fn: Callable[[Txn], T]) -> T:
+        return self._transact(self._update_checked, fn, 8)
+
+    def _transact(self, begin: Callable[[], Txn], fn: Callable[[Txn], T], retries: int) -> T:
+        self._engine.check_writable()
         whole(retries, "retries", 0)
         attempt = 0
         while True:
             try:
-                with self.update() as txn:
+                with begin() as txn:
                     return fn(txn)
             except ConflictError:
                 attempt += 1
@@ -212,7 +250,9 @@ class DB(Maintenance, Scanning):
     def transactional(
         self, retries: int = 8
     ) -> Callable[[Callable[Concatenate[Txn, P], T]], Callable[P, T]]:
-        """Decorator: `fn(txn, *args)` becomes `fn(*args)`, run by `transact`."""
+        """Decorator: a function written as `f(txn, *args, **kw)` is called as `f(*args, **kw)`
+        and run by `transact` with these `retries`.
+        """
         if callable(retries):
             raise TypeError("transactional is called: @db.transactional()")
         whole(retries, "retries", 0)
@@ -227,7 +267,11 @@ class DB(Maintenance, Scanning):
         return decorate
 
     def write_batch(self, *, at: int | None = None) -> WriteBatch:
-        """Many blind writes; splits itself, each split atomic. `at`: timestamp in managed mode."""
+        """A `WriteBatch` for many blind writes: each part it commits is atomic, the batch is not.
+
+        `at`: the timestamp of its entries, needed in managed mode and refused (`meles.Error`)
+        elsewhere; `ValueError` unless at least 1.
+        """
         self._engine.check_writable()
         managed = self._engine.options.managed
         if managed != (at is not None):
@@ -240,14 +284,24 @@ class DB(Maintenance, Scanning):
         return self._track(WriteBatch(self._engine, at=at))
 
     def sequence(self, key: BytesLike, bandwidth: int = 100) -> Sequence:
-        """Numbers that never repeat, `bandwidth` leased at a time under `key`."""
+        """A `Sequence`: numbers from 0 that never repeat, also after a crash.
+
+        `bandwidth` of them are leased with one durable commit under `key`. `ConfigError` unless it
+        is at least 1, `CorruptionError` when the key holds something else, `meles.Error` in
+        managed mode.
+        """
         self._check_unmanaged()
-        return Sequence(self._engine, self.transact, key, bandwidth)
+        return Sequence(self._engine, self._transact_checked, key, bandwidth)
 
     def merge_operator(self, key: BytesLike, fn: Fold, *, every: Seconds = 1.0) -> MergeOperator:
-        """Operands under `key`, folded by `fn(existing, new)` every so many seconds."""
+        """A `MergeOperator`: operands added under `key` without reading it.
+
+        `fn(existing, new) -> bytes` joins two of them, older first, and must be associative. They
+        are folded into one every `every` seconds (or `timedelta`; more than 0, else `ValueError`).
+        `meles.Error` in managed mode.
+        """
         self._check_unmanaged()
-        return self._track(MergeOperator(self._engine, self.update, key, fn, every=every))
+        return self._track(MergeOperator(self._engine, self._update_checked, key, fn, every=every))
 
     def _check_unmanaged(self) -> None:
         self._engine.check_writable()
@@ -261,11 +315,13 @@ class DB(Maintenance, Scanning):
         queue: int = 1000,
         on_overflow: str = "block",
     ) -> Subscription:
-        """Changes under any of the prefixes (none: all) in commit order, from now on.
+        """A `Subscription` to changes under any of the prefixes (none: all), in commit order.
 
-        `ignore` names positions of the prefixes that match any byte, such as "0-3,7". When
-        `queue` changes wait, writers wait too ("block"), changes are left out ("drop"), or this
-        subscriber gets `WriteStallError` ("raise").
+        It is live when this returns, and a change can be read when it arrives. `ignore` names
+        positions of the prefixes, counted from 0, that match any byte: "0-3,7". When `queue`
+        changes wait unread, `on_overflow` decides: "block" has writers wait for this subscriber,
+        "drop" leaves changes out and tells how many in `Change.missed`, "raise" ends it with
+        `WriteStallError`. `ConfigError` for other arguments.
         """
         self._engine.check_open()
         wanted = [as_bytes(prefix, "prefix") for prefix in prefixes]
@@ -287,23 +343,28 @@ class DB(Maintenance, Scanning):
 
     @property
     def path(self) -> str:
+        """The directory, as it was given; of `mode="memory"` the private one."""
         return self._path
 
     @property
     def closed(self) -> bool:
+        """Whether closing has begun, or this is a forked child."""
         return self._engine.refusal is not None
 
     @property
     def options(self) -> Options:
+        """The options in effect, defaults included."""
         return self._engine.options
 
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self, timeout: Seconds | None = None) -> CloseReport:
-        """Staged shutdown within `timeout` (default: option `close_timeout`).
+        """Shut down in stages within `timeout` seconds (default: option `close_timeout`).
 
-        What does not get done in time is left to the next open; a second call returns the same
-        report.
+        Everything open ends with it: transactions, iterators, batches, subscriptions, and calls
+        that wait, with `ClosedError`. The report lists each stage with its seconds and outcome.
+        What fails or does not get done in time is left to the next open and costs nothing that was
+        acknowledged; it is reported and never raised. A second call returns the same report.
         """
         return self._control.close(None if timeout is None else seconds(timeout, "timeout"))
 

@@ -48,11 +48,7 @@ class Engine:
 
     def watched(self) -> list[Any]:
         """What is to be ended, whoever adds to it meanwhile."""
-        while True:
-            try:
-                return list(self.open_objects)
-            except RuntimeError:  # it changed while it was listed
-                continue
+        return listed(self.open_objects)
 
     def check_open(self) -> None:
         if self.refusal is not None:
@@ -75,3 +71,12 @@ class Engine:
     @property
     def has_bans(self) -> bool:
         return bool(self.store.version.banned)
+
+
+def listed(items: weakref.WeakSet[Any]) -> list[Any]:
+    """What a set holds that other threads add to."""
+    while True:
+        try:
+            return list(items)
+        except RuntimeError:  # it changed while it was listed
+            continue

@@ -68,25 +68,31 @@ class Maintenance:
     def drop_prefix(self, *prefixes: BytesLike) -> None:
         """Remove every key with one of the prefixes, at once; space follows in the background.
 
-        Readers are never blocked, and those that began before still see the data. Killed half way,
-        it is either done or not.
+        Readers are never blocked, and those that began before still see the data; transactions
+        that read any of it and write conflict. Killed half way, it is either done or not. An empty
+        prefix is all keys. `ValueError` without any prefix.
         """
+        writer = self._engine.check_writable()
         if not prefixes:
             raise ValueError("drop_prefix() takes at least one prefix; drop_all() takes none")
         wanted = {as_bytes(prefix, "prefix") for prefix in prefixes}
-        writer = self._engine.check_writable()
         possible = sorted(prefix for prefix in wanted if len(prefix) <= MAX_KEY_BYTES)
         if possible:
             writer.commit_drop(tuple(possible))
             self._control.purge()
 
     def drop_all(self) -> None:
-        """Remove everything. As `drop_prefix`; timestamps and options stay."""
+        """Remove every key. As `drop_prefix`; timestamps and bans stay, also after reopening."""
         self._engine.check_writable().commit_drop((b"",))
         self._control.purge()
 
     def ban_namespace(self, n: int) -> None:
-        """Make every key of a namespace unreadable and unwritable, for good."""
+        """Make every key of a namespace unreadable and unwritable, for good.
+
+        A key's namespace are the 8 bytes, big-endian, at `namespace_offset`; a key that ends with
+        them or before has none. Reading or writing such a key raises `BannedKeyError`, iterators
+        leave it out. `ValueError` unless `n` has 64 bits, `meles.Error` without `namespace_offset`.
+        """
         writer = self._engine.check_writable()
         if self._engine.options.namespace_offset < 0:
             raise Error("there are no namespaces", hint="open with namespace_offset=0 or more")
@@ -121,7 +127,11 @@ class Maintenance:
         self._engine.check_open()
 
     def flush(self, timeout: Seconds | None = None) -> None:
-        """The active memtable is on L0 when this returns."""
+        """What was written before this call is in tables when it returns.
+
+        `WriteStallError` when it is not after `timeout` seconds (None: as long as it takes);
+        flushing goes on then.
+        """
         self._engine.check_writable()
         try:
             self._control.flush(self._patience(timeout))
@@ -130,18 +140,29 @@ class Maintenance:
             raise
 
     def sync(self) -> None:
-        """Everything acknowledged before this call survives a power cut."""
+        """Everything acknowledged before this call survives a power cut, values included.
+
+        `StoreFailedError` when the medium refused: the handle then takes no more writes.
+        """
         self._engine.check_writable().sync()
 
     def wait_idle(self, timeout: Seconds | None = None) -> bool:
-        """True when no flush, compaction or GC runs or is due; False when `timeout` ran out."""
+        """Wait until no flush, compaction or GC runs or is due: True.
+
+        False when that is not so after `timeout` seconds (None: as long as it takes).
+        """
         self._engine.check_open()
         idle = self._control.wait_idle(self._patience(timeout, least=_LOOK_SECONDS))
         self._engine.check_open()
         return idle
 
     def flatten(self, workers: int = 2, timeout: Seconds | None = None) -> None:
-        """Compact until at most one level holds data."""
+        """Compact until at most one level holds data.
+
+        What is still in memory is not flushed first. As many jobs run at a time as there are
+        compactors; `workers`, at least 1, is there for Badger's sake. `WriteStallError` when it is
+        not done after `timeout` seconds (None: as long as it takes).
+        """
         self._engine.check_writable()
         whole(workers, "workers", 1)
         patience = self._patience(timeout)
@@ -151,7 +172,9 @@ class Maintenance:
     def gc(self, discard_ratio: float = 0.5, *, timeout: Seconds | None = None) -> GCReport:
         """Collect value-log files with at least this share of garbage until none qualifies.
 
-        When `timeout` runs out first, the report tells what was done until then.
+        The report says of each file what was done or why it was kept; nothing to do is a report
+        too. When `timeout` seconds run out first, it tells what was done until then. `ConfigError`
+        unless the ratio lies between 0 and 1.
         """
         self._engine.check_open()
         ratio: object = discard_ratio
@@ -163,14 +186,16 @@ class Maintenance:
             return self._control.gc(discard_ratio, patience)
 
     def verify(self, *, values: bool = False) -> VerifyReport:
-        """Check every checksum and invariant; with `values` every pointer too."""
+        """Read every table and check its checksums, its order and that of the levels; with
+        `values` also every value. Damage is reported in `problems`, not raised.
+        """
         self._engine.check_open()
         return verify(self._engine.store, values=values)
 
     # -- figures ---------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Counters and shape at this moment."""
+        """Counters since opening and the shape at this moment. Sizes in bytes, times in seconds."""
         self._engine.check_open()
         return self._control.stats()
 
@@ -185,7 +210,7 @@ class Maintenance:
         return inspection.table_infos(self._engine.store.version)
 
     def size(self) -> Size:
-        """Bytes on disk."""
+        """Bytes on disk now, active files included."""
         self._engine.check_open()
         return inspection.size_on_disk(self._engine.store)
 
@@ -195,26 +220,33 @@ class Maintenance:
         return space_report(self._engine.store, self._engine.oracle)
 
     def estimate_size(self, prefix: BytesLike) -> int:
-        """Bytes of logs, tables and values under a prefix, about."""
+        """About how many bytes of tables, logs and values belong to keys with a prefix.
+
+        By the tables' blocks: exact to a block at either end. Values only a log points to are not
+        counted.
+        """
         self._engine.check_open()
         return inspection.estimate_size(self._engine.store.view, as_bytes(prefix, "prefix"))
 
     def max_version(self) -> int:
-        """The newest commit's timestamp."""
+        """The newest commit's timestamp; 0 before the first."""
         self._engine.check_open()
         return self._engine.oracle.published
 
     def workers(self) -> list[WorkerInfo]:
-        """One entry per background worker."""
+        """One entry per background worker: what it is, what it does, what it takes."""
         self._engine.check_open()
         return self._control.workers()
 
     def health(self) -> Health:
-        """Whether all is well, and why not."""
+        """Whether all is well, and why not. Works on a closed handle too and never raises."""
         return self._control.health()
 
     def set_discard_ts(self, ts: int) -> None:
-        """Managed mode: versions that newer ones <= `ts` supersede may go."""
+        """Managed mode: versions that are superseded by one at or below `ts` may go.
+
+        Only grows. `ValueError` for what is no timestamp, `meles.Error` outside managed mode.
+        """
         self._engine.check_writable()
         if not self._engine.options.managed:
             raise Error("set_discard_ts() outside managed mode", hint="open with managed=True")

@@ -31,7 +31,8 @@ _LARGEST_POSITION: Final = 65_000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A committed change. `value` is None for deletes; `expires_at` in unix seconds, 0 = never.
+    """A committed change. `value` is None for deletes; `expires_at` in unix seconds, 0 = never;
+    `meta` is the user's byte, `version` the timestamp of the commit.
 
     `missed` counts the changes dropped right before this one (`on_overflow="drop"`).
     """
@@ -188,7 +189,12 @@ class Feed:
 
 
 class Subscription:
-    """An iterator of `Change`; live when it is made. Closing it, or the database, ends it."""
+    """An iterator of `Change`, made by `db.subscribe()`; `next` waits for the next change.
+
+    Closing it ends the iterator at once, closing the database after what was queued. A context
+    manager; one that is forgotten closes. `WriteStallError` when it was to be raised on overflow:
+    what was queued until then comes first.
+    """
 
     def __init__(self, feed: Feed, on_close: Callable[[Feed], None]) -> None:
         self._feed = feed
@@ -204,7 +210,9 @@ class Subscription:
         return change
 
     def next_change(self, timeout: Seconds | None = None) -> Change | None:
-        """The next change; None when the subscription ended or `timeout` seconds passed."""
+        """The next change; None when the subscription has ended or none came in `timeout` seconds
+        (None: as long as it takes; 0 does not wait).
+        """
         return self._feed.take(None if timeout is None else seconds(timeout, "timeout"))
 
     def close(self) -> None:

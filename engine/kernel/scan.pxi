@@ -245,20 +245,27 @@ cdef class BatchIterator:
 
     cdef public list _keys
     cdef public list _values
-    cdef public Py_ssize_t _at
-    cdef public Py_ssize_t _count
+    cdef public size_t _at
+    cdef public size_t _count
     cdef public int _shape       # 0 pairs, 1 keys, 2 values
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef Py_ssize_t at = self._at
-        while at >= self._count:
+        cdef size_t at
+        cdef list keys, values
+        while True:
+            at = self._at
+            if at < self._count:
+                keys, values = self._keys, self._values
+                if (self._shape == 2 or (keys is not None and at < len(keys))) and (
+                    self._shape == 1 or (values is not None and at < len(values))
+                ):
+                    self._at = at + 1
+                    if self._shape == 0:
+                        return keys[at], values[at]
+                    return keys[at] if self._shape == 1 else values[at]
+                self._count = 0                  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration
-            at = self._at
-        self._at = at + 1
-        if self._shape == 0:
-            return self._keys[at], self._values[at]
-        return self._keys[at] if self._shape == 1 else self._values[at]

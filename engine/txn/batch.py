@@ -34,7 +34,14 @@ _SPLIT_BYTES = 4 << 20
 class WriteBatch(EntryBuffer):
     """Collects sets and deletes; commits by itself as it fills. Made by `db.write_batch()`.
 
-    `set` takes what `db.set` takes.
+    Each part it commits is atomic and seen at once, the batch as a whole is not; of several writes
+    of a key the last counts. It reads nothing, so it never conflicts. A context manager: a clean
+    end of `with` flushes, an exception cancels what was not committed. One thread at a time.
+
+    `set` takes what `DB.set` takes; a `ttl` begins at once. It may commit what came before it.
+    `TransactionTooBigError` for an entry no transaction could hold: the batch stays as it was.
+    `TransactionFinishedError` after `cancel`, after `with` and after an error of a commit, which is
+    raised by whichever call made it. Keys, values and other errors are as for `DB.set`.
     """
 
     def __init__(self, engine: Engine, *, at: int | None = None) -> None:
@@ -58,20 +65,20 @@ class WriteBatch(EntryBuffer):
     def _set(
         self, key: object, value: object, ttl: TimeToLive, meta: int, discard_earlier: bool
     ) -> None:
-        """Add a set; may commit what was collected before it."""
+        self._check()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
         self._add(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def delete(self, key: BytesLike) -> None:
-        """Add a delete."""
+        """Add a delete; may commit what was collected before it."""
+        self._check()
         self._add(key, b"", META_DELETE, 0)
 
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
     def _add(self, key: object, value: bytes, meta: int, expiry: int) -> None:
-        self._check()
         key = writable_key(key)
         if self._bans or self._engine.has_bans:
             self._engine.check_namespace(key)
@@ -100,7 +107,9 @@ class WriteBatch(EntryBuffer):
         return size
 
     def flush(self) -> None:
-        """Commit what was collected. Durable as `sync` says when this returns."""
+        """Commit what was collected, if anything. Durable as `sync` says when this returns; the
+        batch can be filled again.
+        """
         self._check()
         if not self._writes:
             return

@@ -35,16 +35,18 @@ class BatchIteratorPy:
         raise NotImplementedError
 
     def __next__(self) -> Any:
-        at = self._at
-        while at >= self._count:
+        while True:
+            at = self._at
+            if at < self._count:
+                keys, values = self._keys, self._values
+                if (self._shape == VALUES or keys) and (self._shape == KEYS or values):
+                    self._at = at + 1
+                    if self._shape == PAIRS:
+                        return keys[at], values[at]  # type: ignore[index]
+                    return keys[at] if self._shape == KEYS else values[at]  # type: ignore[index]
+                self._count = 0  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration
-            at = self._at
-        self._at = at + 1
-        keys, values = self._keys, self._values
-        if self._shape == PAIRS:
-            return keys[at], values[at]  # type: ignore[index]
-        return keys[at] if self._shape == KEYS else values[at]  # type: ignore[index]
 
 
 if TYPE_CHECKING or NATIVE is None:

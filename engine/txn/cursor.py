@@ -2,9 +2,10 @@
 
 Runs in: supervisor.
 Invariants: (1) an iterator keeps the view and timestamp it was made with; (2) `limit` counts anew
-after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) `covered()` is what a
-transaction has really read: up to the last item given, not what was fetched ahead; (5) an iterator
-that failed fails again when asked again: it never goes on behind what it could not read.
+after `seek` and `rewind`; (3) a seek outside the range clamps to it; (4) its `Coverage` is told
+what a transaction has really read, up to the last item given and not what was fetched ahead, at the
+latest when the iterator ends or is forgotten; (5) an iterator that failed fails again when asked
+again: it never goes on behind what it could not read; (6) one thread at a time fetches.
 Fails with: what `end` was given (finished transaction, closed database), `ClosedError` for moving
 a closed iterator, `CorruptionError`.
 """
@@ -12,16 +13,18 @@ a closed iterator, `CorruptionError`.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meles.engine.codec.columns import Columns
-from meles.engine.errors import ClosedError
+from meles.engine.errors import ClosedError, Error
 from meles.engine.iterators.range_scan import KeyRange
 from meles.engine.read_view import ReadView
 from meles.engine.txn.batches import KEYS, PAIRS, VALUES, BatchIterator
+from meles.engine.txn.coverage import Coverage
 from meles.engine.txn.entries import BytesLike, as_bytes
 from meles.engine.txn.item import Item
 from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, SHAPE_PAIR, SHAPE_VALUE, Scan
@@ -34,7 +37,14 @@ _SHAPES = {SHAPE_ITEM: VALUES, SHAPE_PAIR: PAIRS, SHAPE_KEY: KEYS, SHAPE_VALUE: 
 
 
 class Cursor(BatchIterator, Generic[T]):
-    """An iterator over a range. Also a context manager; closing is idempotent."""
+    """An iterator over a range, made by `iterate`, `items`, `keys` or `values`.
+
+    What it gives is fixed when it is made: its snapshot, its transaction's writes until then, and
+    what has expired by then. It may outlive flushes, compactions and collected files. A context
+    manager; it needs no closing. One thread at a time: two at once get a `meles.Error`. It raises
+    `TransactionFinishedError` once its transaction and `ClosedError` once its database has ended,
+    and `CorruptionError` at damage, where it stays.
+    """
 
     def __init__(
         self,
@@ -42,16 +52,15 @@ class Cursor(BatchIterator, Generic[T]):
         wanted: Scan,
         *,
         pending: Columns | None = None,
-        track: bool = False,
-        on_close: Callable[[], None] | None = None,
+        coverage: Coverage | None = None,
     ) -> None:
+        """`coverage` is the record of what is read, for a transaction that checks conflicts."""
         self._view: ReadView | None = view
         self._scan = wanted
         self._pending = pending
-        self._on_close = on_close
         self._refusal: Callable[[], Exception] | None = None
-        self._track = track
-        self._covered: list[KeyRange] = []
+        self._coverage = coverage
+        self._turn = threading.Lock()  # of the thread that fetches
         self._from: KeyRange = wanted.keys
         self._last: bytes | None = None
         self._done = False
@@ -72,9 +81,20 @@ class Cursor(BatchIterator, Generic[T]):
         def __next__(self) -> T: ...
 
     def _refill(self) -> bool:
+        if not self._turn.acquire(blocking=False):
+            raise Error(
+                "two threads use one iterator at once", hint="make an iterator for each thread"
+            )
+        try:
+            return self._fetch()
+        finally:
+            self._turn.release()
+
+    def _fetch(self) -> bool:
         """Put the next lists in place. An error is met again by whoever goes on after it."""
-        if self._at and self._keys:
-            self._last = self._keys[self._at - 1]
+        at, keys = self._at, self._keys  # another thread may end it meanwhile
+        if at and keys:
+            self._last = keys[at - 1]
         self._at = self._count = 0
         if not self._left:
             return False  # a limit proves nothing about the rest
@@ -97,14 +117,14 @@ class Cursor(BatchIterator, Generic[T]):
         self._from, self._last, self._done = keys, None, False
         self._at = self._count = 0
         self._left = sys.maxsize if self._scan.limit is None else self._scan.limit
-        keys_wanted = self._track or self._shape != VALUES
+        keys_wanted = self._coverage is not None or self._shape != VALUES
         self._batches = shaped_batches(view, self._scan, keys, self._pending, keys_wanted)
 
     # -- moving ----------------------------------------------------------------------------------
 
     def seek(self, key: BytesLike) -> None:
-        """Go to the first key >= `key`, or in reverse the last key <= `key`; clamped to the
-        range.
+        """Go to the first key >= `key`, or in reverse to the last key <= `key`, within the range
+        asked for; an empty key is the beginning in either direction. `ClosedError` after `close`.
         """
         self._open_view()
         key = as_bytes(key, "key")
@@ -120,20 +140,22 @@ class Cursor(BatchIterator, Generic[T]):
             self._begin(replace(whole, high=high if whole.high is None else min(whole.high, high)))
 
     def rewind(self) -> None:
-        """Begin again."""
+        """Begin again, at the first item given. `ClosedError` after `close`."""
         self._open_view()
         self._note_covered()
         self._begin(self._scan.keys)
 
     def close(self) -> None:
-        """End the iterator and let go of its view. A second call does nothing."""
+        """End the iterator and let go of the files it holds. A second call does nothing; `next`
+        finds nothing more.
+        """
         self.end(None)
 
     def end(self, refusal: Callable[[], Exception] | None) -> None:
         """Close; later use raises the last `refusal()` given. Without one there is just nothing
         more, and moving raises `ClosedError`.
         """
-        self._note_covered()
+        self._coverage_ends()
         self._view = self._pending = None
         self._refusal = refusal or self._refusal
         self._batches = iter(()) if refusal is None else _Refusing(refusal)
@@ -142,11 +164,7 @@ class Cursor(BatchIterator, Generic[T]):
         self._left = sys.maxsize
         self._done = False
         self._last = None
-        self._track = False
         self._from = KeyRange(b"", b"")
-        callback, self._on_close = self._on_close, None
-        if callback is not None:
-            callback()
 
     def _open_view(self) -> ReadView:
         if self._refusal is not None:
@@ -164,26 +182,32 @@ class Cursor(BatchIterator, Generic[T]):
     # -- what was read ---------------------------------------------------------------------------
 
     def _note_covered(self) -> None:
-        if self._track:
+        coverage = self._coverage
+        if coverage is not None:
             covered = self._current_cover()
             if covered is not None:
-                self._covered.append(covered)
+                coverage.add(covered)
+
+    def _coverage_ends(self) -> None:
+        self._note_covered()
+        coverage, self._coverage = self._coverage, None
+        if coverage is not None:
+            coverage.ended = True
+
+    def __del__(self) -> None:
+        self._coverage_ends()
 
     def _current_cover(self) -> KeyRange | None:
         """The part of the range that the items given so far prove something about."""
         if self._done:
             return self._from
-        last = self._keys[self._at - 1] if self._at and self._keys else self._last
+        at, keys = self._at, self._keys
+        last = keys[at - 1] if at and keys else self._last
         if last is None:
             return None
         if self._scan.reverse:
             return replace(self._from, low=last)
         return replace(self._from, high=last + b"\0")
-
-    def covered(self) -> list[KeyRange]:
-        """Every range read so far. Only for iterators made with `track`."""
-        current = self._current_cover() if self._track else None
-        return [*self._covered, current] if current is not None else list(self._covered)
 
 
 def _again(error: Exception) -> Exception:

@@ -19,11 +19,8 @@ from meles.engine.read_view import ReadView
 
 
 class Item:
-    """One entry as an iterator or `Txn.item` gives it. `value` is read when it is asked for.
-
-    `expires_at` is in unix seconds, 0 = never; `deleted` is true for tombstones and expired
-    entries;
-    `value_size` is in bytes and touches no value log.
+    """One entry as an iterator or `Txn.item` gives it: `key`, `version` (the timestamp of its
+    commit, of an own write `read_ts`) and what follows. Good until its database is closed.
     """
 
     __slots__ = ("_expiry", "_meta", "_stored", "_view", "key", "version")
@@ -40,19 +37,23 @@ class Item:
 
     @property
     def value(self) -> bytes:
-        """The value; `CorruptionError` when the value log does not hold it undamaged."""
+        """The value, read when it is asked for; `b""` for a tombstone. `CorruptionError` when the
+        value log does not hold it undamaged.
+        """
         if self._meta & META_POINTER:
             return self._view.values.read(self._stored, self.version)
         return self._stored
 
     @property
     def value_size(self) -> int:
+        """Bytes of the value; reads no value log."""
         if self._meta & META_POINTER and len(self._stored) == POINTER_BYTES:
             return ValuePointer.decode(self._stored).length
         return len(self._stored)
 
     @property
     def meta(self) -> int:
+        """The user's byte, 0 to 255."""
         return self._meta >> 8
 
     @property
@@ -67,10 +68,12 @@ class Item:
 
     @property
     def expires_at(self) -> float:
+        """When it expires, in unix seconds to the millisecond; 0 is never."""
         return self._expiry / 1000 if self._expiry else 0
 
     @property
     def deleted(self) -> bool:
+        """Whether this is a tombstone, or has expired by the clock now."""
         return bool(self._meta & META_DELETE) or 0 < self._expiry <= now_ms()
 
     def __repr__(self) -> str:

@@ -5,7 +5,8 @@ Owns: that thread.
 Invariants: (1) `add` writes without reading, so it never conflicts; (2) operands fold oldest first,
 as they were committed; (3) a fold is a transaction that reads every operand: one added meanwhile
 makes it conflict and run again, so none is lost; (4) a fold replaces its operands by one plain
-entry that says older versions may go, so versions do not pile up.
+entry that says older versions may go, so versions do not pile up; (5) a fold too large for one
+transaction is not written: the operands stay and `get` folds them each time.
 Fails with: `ClosedError` after `stop`, `KeyNotFoundError` from `get`, what committing raises.
 As Badger's MergeOperator, except that the fold is a new version: nothing is written into the past.
 """
@@ -20,7 +21,13 @@ from typing import TYPE_CHECKING
 from meles.engine.arguments import Seconds, seconds
 from meles.engine.codec.entry import META_MERGE
 from meles.engine.engine import Engine
-from meles.engine.errors import ClosedError, ConflictError, Error, KeyNotFoundError
+from meles.engine.errors import (
+    ClosedError,
+    ConflictError,
+    Error,
+    KeyNotFoundError,
+    TransactionTooBigError,
+)
 from meles.engine.option_checks import shown
 from meles.engine.txn.entries import BytesLike, as_bytes, writable_key
 
@@ -33,7 +40,11 @@ _JOIN_SECONDS = 30.0
 
 
 class MergeOperator:
-    """`add` operands, `get` their fold. `fn(existing, new)` must not change its arguments."""
+    """`add` operands, `get` their fold. `fn(existing, new)` must not change its arguments.
+
+    Any thread may use it. A context manager: leaving `with` stops it. An error of `fn` is raised by
+    `get` and `stop`; in the background it is logged and folding ends.
+    """
 
     def __init__(
         self,
@@ -59,11 +70,14 @@ class MergeOperator:
         self._refusal: Callable[[], Exception] | None = None
         self._stop = threading.Event()
         self._added = threading.Event()
+        self._told_too_big = False
         self._thread = threading.Thread(target=self._run, name="meles-merge", daemon=True)
         self._thread.start()
 
     def add(self, value: BytesLike) -> None:
-        """Commit an operand."""
+        """Commit an operand, without reading and so without conflicts. Errors as `DB.set`;
+        `ClosedError` after `stop`.
+        """
         self._check()
         data = as_bytes(value, "value")
         with self._begin() as txn:
@@ -71,7 +85,9 @@ class MergeOperator:
         self._added.set()
 
     def get(self) -> bytes:
-        """The fold of everything added; a plain `set` of the key is where it begins."""
+        """The fold of everything added, in the order of the commits; a plain `set` of the key is
+        where it begins. `KeyNotFoundError` when there is nothing, or it was deleted or has expired.
+        """
         self._check()
         with self._begin() as txn:
             folded, _ = self._fold(txn)
@@ -128,12 +144,19 @@ class MergeOperator:
             if folded is None or count < 2:
                 txn.discard()
                 return
-            txn.set(self._key, folded, discard_earlier=True)
             txn.hide_from_subscribers()
+            try:
+                txn.set(self._key, folded, discard_earlier=True)
+            except TransactionTooBigError as error:
+                txn.discard()
+                if not self._told_too_big:
+                    self._told_too_big = True
+                    log.warning("operands stay unfolded, their fold is too large: %s", error)
 
     def stop(self) -> None:
-        """Fold once more and end. A second call does nothing; `add` raises `ClosedError` after
-        it.
+        """Fold once more and end; `add` and `get` raise `ClosedError` from here on.
+
+        Waits for a fold that is being made. A second call does nothing.
         """
         if self._refusal is None:
             self._end(lambda: ClosedError("this merge operator was stopped"))

@@ -90,8 +90,21 @@ def make_scan(
 class Scanning:
     """The calls that make iterators, the same on a database and a transaction.
 
-    All take `prefix`, `start` (inclusive), `stop` (exclusive), `reverse`, `keys_only`,
-    `all_versions`, `since` (exclusive: versions above it) and `limit`.
+    All take, by keyword but for `prefix`:
+
+    - `prefix`, `start` (inclusive) and `stop` (exclusive): which keys, whatever the direction;
+    - `reverse`: from the last key to the first;
+    - `keys_only`: read no values. Items still read theirs when asked; `items` and `values` then
+      give keys;
+    - `all_versions`: of each key every version there is, newest first in both directions, also
+      tombstones and what has expired; else the newest one, if it is alive when the iterator is
+      made;
+    - `since`: only versions above this timestamp;
+    - `limit`: how many to give, counted anew after `seek` and `rewind`.
+
+    `TypeError` for a bound that is not bytes-like or an argument there is not, `ValueError` for a
+    number below 0. What they return is an iterator with `seek`, `rewind` and `close`, for one
+    thread at a time; on a transaction it ends with it.
     """
 
     def _cursor(self, shape: str, prefix: BytesLike, wanted: ScanArguments) -> Cursor[Any]:

@@ -26,7 +26,11 @@ _LARGEST: Final = (1 << 64) - 1
 
 
 class Sequence:
-    """An iterator of growing whole numbers from 0; `next(seq)` from any thread."""
+    """An iterator of growing whole numbers from 0 to 2**64 - 1; `next(seq)` from any thread.
+
+    A context manager: leaving `with` releases. What was leased and neither given out nor released
+    is skipped, also after a crash; two sequences under one key share no number.
+    """
 
     def __init__(
         self,
@@ -75,7 +79,9 @@ class Sequence:
         return self
 
     def __next__(self) -> int:
-        """The next number. Commits once per `bandwidth` numbers."""
+        """The next number. Once per `bandwidth` numbers it commits and waits for the medium; that
+        may raise what writing raises, and `meles.Error` when there are no numbers left.
+        """
         with self._lock:
             self._engine.check_open()
             if self._next >= self._leased:
@@ -85,7 +91,9 @@ class Sequence:
             return number
 
     def release(self) -> None:
-        """Give back what is left of the lease, if nobody leased behind it. Usable again after."""
+        """Give back what is left of the lease, if nobody leased behind it. Usable again after: the
+        next number leases anew. A second call does nothing.
+        """
         with self._lock:
             unused, leased = self._next, self._leased
             if unused >= leased:

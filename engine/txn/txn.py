@@ -15,7 +15,8 @@ of what was read is looked up in the view itself, however long the transaction w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+import weakref
+from bisect import bisect_left, insort
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from meles.engine.arguments import timestamp
@@ -27,7 +28,7 @@ from meles.engine.codec.entry import (
     META_POINTER,
     POINTER_BYTES,
 )
-from meles.engine.engine import Engine
+from meles.engine.engine import Engine, listed
 from meles.engine.errors import (
     ConflictError,
     Error,
@@ -39,6 +40,7 @@ from meles.engine.errors import (
 from meles.engine.iterators.range_scan import KeyRange, prefix_range
 from meles.engine.iterators.visible import OWN_VERSION
 from meles.engine.read_view import ReadView
+from meles.engine.txn.coverage import Covered
 from meles.engine.txn.cursor import Cursor, Item
 from meles.engine.txn.entries import (
     BytesLike,
@@ -58,27 +60,45 @@ Own: TypeAlias = tuple[bytes, int, int]  # value, user << 8 | meta, expiry ms
 _NOT_SPECIAL: Final = (0, 0)
 _ONCE: Final = (True,)
 _NO_COUNT_LIMIT: Final = 1 << 62
+_FEW: Final = 64  # new keys that are put in order one by one
 
 
 class Txn(EntryBuffer, Scanning):
     """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it.
 
-    `set` takes what `db.set` takes; the write is seen by this transaction at once, by others after
-    the commit.
+    It reads one snapshot, with its own writes on top, whatever others commit meanwhile. Committing
+    raises `ConflictError` when anything it read, keys that were absent and the parts of ranges that
+    its iterators covered alike, was committed to since: what did commit is as if the transactions
+    had run one after the other. Those that write nothing or read nothing never conflict.
+
+    `set` takes what `DB.set` takes; the write is seen by this transaction at once, by others after
+    the commit, and a `ttl` begins at once. `TransactionTooBigError` when keys and values would
+    exceed 15 % of `memtable_size`, values of the value log counting as pointers: the transaction
+    stays as it was.
+
+    A context manager: a clean end of `with` commits one of `update()`, an exception discards it. A
+    transaction pins old versions, so end each: one that is only forgotten lets go with a
+    `ResourceWarning`. Once it has ended, every call raises `TransactionFinishedError`, or
+    `ClosedError` when the database is closed. Keys, values and errors are as for `DB`.
     """
 
     _finished = True  # until there is something to finish
     _commit_ts = 0
     _quiet = False
-    _reads: set[bytes] | frozenset[bytes] = frozenset()  # this and the next two: made when needed
-    _covered: Sequence[KeyRange] = ()
-    _cursors: Sequence[Cursor[Any]] = ()
+    # Made when they are needed:
+    _reads: set[bytes] | frozenset[bytes] = frozenset()
+    _covered: Covered | None = None
+    _cursors: weakref.WeakSet[Cursor[Any]] | None = None
+    _order: list[bytes] | None = None  # keys of pending writes, as far as iterators needed them
 
-    def __init__(self, engine: Engine, *, update: bool, at: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, update: bool, at: int | None = None, checked: bool = False
+    ) -> None:
+        """`checked` has conflicts detected whatever the option says, for the engine's own use."""
         self._engine = engine
         self._update = update
         options, oracle = engine.options, engine.oracle
-        self._track = update and options.detect_conflicts
+        self._track = update and (checked or options.detect_conflicts)
         self._first_end = iter(_ONCE)  # taken by who ends it, for good
         self._mark, self._read_ts = oracle.begin(at)
         self._finished = False
@@ -89,7 +109,7 @@ class Txn(EntryBuffer, Scanning):
 
     @property
     def read_ts(self) -> int:
-        """The snapshot: every commit up to this timestamp is seen."""
+        """The snapshot: every commit up to this timestamp is seen, none after it."""
         return self._read_ts
 
     @property
@@ -135,14 +155,19 @@ class Txn(EntryBuffer, Scanning):
         reads.add(key)
 
     def item(self, key: BytesLike) -> Item | None:
-        """The key's entry with version, meta and expiry, or None."""
+        """The key's entry with version, meta and expiry; None when it is absent, deleted or
+        expired. Does not read the value. The version of an own write is `read_ts`.
+        """
         self._check()
         key = readable_key(key)
         found = self._find(key)
         return None if found is None else Item(found[0], key, *found[1])
 
     def get(self, key: BytesLike, default: T | None = None) -> bytes | T | None:
-        """The value at the snapshot, own writes included, or `default`."""
+        """The value at the snapshot, own writes included, or `default` when there is none.
+
+        Expiry is by the clock now, not by that of the snapshot.
+        """
         self._check()
         if type(key) is not bytes or not key:
             key = readable_key(key)
@@ -169,8 +194,17 @@ class Txn(EntryBuffer, Scanning):
         pending = None
         if self._writes and (plan.look.since < self._read_ts or not plan.look.since):
             pending = self._own_writes(plan.keys)
-        cursor: Cursor[Any] = Cursor(view, plan, pending=pending, track=self._track)
-        self._cursors = [*self._cursors, cursor]
+        coverage = None
+        if self._track:
+            covered = self._covered
+            if covered is None:  # local: another thread may end it meanwhile
+                covered = self._covered = Covered()
+            coverage = covered.new(plan.keys)
+        cursor: Cursor[Any] = Cursor(view, plan, pending=pending, coverage=coverage)
+        cursors = self._cursors
+        if cursors is None:
+            cursors = self._cursors = weakref.WeakSet()
+        cursors.add(cursor)
         self._engine.watch(cursor)
         if self._finished:  # on another thread, meanwhile
             cursor.end(_ended)
@@ -178,8 +212,10 @@ class Txn(EntryBuffer, Scanning):
 
     def _own_writes(self, keys: KeyRange) -> Columns:
         """Pending writes in the range, as the newest source of a scan."""
-        own, special = self._writes, self._special
-        names = sorted(key for key in list(own) if keys.holds(key))
+        own, special, order = self._writes, self._special, self._in_order()
+        first = 0 if keys.low is None else bisect_left(order, keys.low)
+        stop = len(order) if keys.high is None else bisect_left(order, keys.high)
+        names = order[first:stop]
         values, metas, expiries = [], [], []
         for name in names:
             meta, expiry = special.get(name, _NOT_SPECIAL)
@@ -188,17 +224,30 @@ class Txn(EntryBuffer, Scanning):
             expiries.append(expiry)
         return Columns(names, [OWN_VERSION] * len(names), metas, expiries, values)
 
+    def _in_order(self) -> list[bytes]:
+        """The keys of pending writes; put in order as far as they are new since the last time."""
+        own, order = self._writes, self._order or []
+        fresh = len(own) - len(order)
+        if 0 < fresh <= _FEW:
+            for key in list(own)[-fresh:]:  # no key ever leaves; copied in one step
+                insort(order, key)
+        if len(order) != len(own):
+            self._order = order = sorted(own)
+        return order
+
     # -- writing ---------------------------------------------------------------------------------
 
     def _set(
         self, key: object, value: object, ttl: TimeToLive, meta: int, discard_earlier: bool
     ) -> None:
+        self._check_writable()
         bits = META_DISCARD_EARLIER if discard_earlier else 0
         data = value if type(value) is bytes else as_bytes(value, "value")
         self._put(key, data, user_meta(meta) << 8 | bits, expiry_ms(ttl))
 
     def put_entry(self, key: BytesLike, value: bytes, meta: int) -> None:
         """A write with meta bits of the engine's own, for merge operators."""
+        self._check_writable()
         self._put(key, value, meta, 0)
 
     def hide_from_subscribers(self) -> None:
@@ -206,23 +255,29 @@ class Txn(EntryBuffer, Scanning):
         self._quiet = True
 
     def delete(self, key: BytesLike) -> None:
-        """Delete a key; an absent one is fine."""
+        """Delete a key; an absent one is fine. Errors as `set`."""
+        self._check_writable()
         self._put(key, b"", META_DELETE, 0)
 
     def __delitem__(self, key: BytesLike) -> None:
         self.delete(key)
 
-    def _put(self, key: object, value: bytes, meta: int, expiry: int) -> None:
+    def _check_writable(self) -> None:
         self._check()
-        engine = self._engine
         if not self._update:
             raise ReadOnlyError("this transaction was made by view()")
+
+    def _put(self, key: object, value: bytes, meta: int, expiry: int) -> None:
+        engine = self._engine
         key = writable_key(key)
         if engine.has_bans:
             engine.check_namespace(key)
         size = entry_size(engine, key, value)
         total = self._size + size
         limit = engine.options.txn_limit
+        if total > limit:  # count again: what was replaced since is not written
+            others = (item for item in list(self._writes.items()) if item[0] != key)
+            total = size + sum(entry_size(engine, *item) for item in others)
         if total > limit:
             raise TransactionTooBigError(
                 f"the transaction would hold {total:,} of at most {limit:,} bytes",
@@ -242,7 +297,8 @@ class Txn(EntryBuffer, Scanning):
     def commit(self) -> int:
         """Make the writes visible and durable as `sync` says; returns the commit timestamp.
 
-        0 when nothing was written. `ConflictError`: nothing happened, run it again.
+        0 when nothing was written. `ConflictError`: nothing happened, run it again. Ends the
+        transaction and its iterators whatever comes out, but for `meles.Error` in managed mode.
         """
         self._check()
         if self._engine.options.managed and self._update:
@@ -250,7 +306,9 @@ class Txn(EntryBuffer, Scanning):
         return self._commit(None)
 
     def commit_at(self, ts: int) -> int:
-        """Managed mode: commit at a timestamp of the caller's choice."""
+        """Managed mode: commit at a timestamp of the caller's choice, at least 1, also one below
+        the newest; returns it. As `commit` otherwise; outside managed mode `meles.Error`.
+        """
         self._check()
         if not self._engine.options.managed:
             raise Error(
@@ -264,10 +322,14 @@ class Txn(EntryBuffer, Scanning):
         try:
             if not self._writes:
                 return 0
-            writer = self._engine.check_writable()
-            if self._cursors:
+            engine = self._engine
+            writer = engine.check_writable()
+            if engine.has_bans:  # perhaps banned since they were written
+                for key in list(self._writes):
+                    engine.check_namespace(key)
+            if self._cursors is not None:
                 self._end_cursors()
-            has_read = bool(self._reads or self._covered)
+            has_read = bool(self._reads) or self._covered is not None
             if ts is None and not self._quiet:
                 self._commit_ts = writer.plain.commit(self, self._read_ts if has_read else -1)
             if not self._commit_ts:
@@ -293,14 +355,14 @@ class Txn(EntryBuffer, Scanning):
         for key in list(self._reads):
             if view.newest_version(key, read_ts) or key.startswith(dropped):
                 raise ConflictError("a key this transaction read was changed")
-        for keys in self._covered:
+        for keys in self._covered.ranges() if self._covered is not None else ():
             if view.range_changed(keys.low, keys.high, read_ts) or any(
                 not prefix_range(prefix, keys.low, keys.high).is_empty() for prefix in dropped
             ):
                 raise ConflictError("a range this transaction read was changed")
 
     def discard(self) -> None:
-        """End without writing. A second call, or one after commit, does nothing."""
+        """End without writing. A second call, or one after commit, does nothing. Never raises."""
         if self._claim_end():
             self._finish()
 
@@ -312,17 +374,16 @@ class Txn(EntryBuffer, Scanning):
         return claimed
 
     def _end_cursors(self) -> None:
-        cursors, self._cursors = self._cursors, ()
-        for cursor in cursors:
-            if self._track:
-                self._covered = [*self._covered, *cursor.covered()]
+        cursors, self._cursors = self._cursors, None
+        for cursor in listed(cursors) if cursors is not None else ():
             cursor.end(self._engine.refusal or _ended)
 
     def _finish(self) -> None:
         self._engine.oracle.end(self._mark)
-        if self._cursors:
+        if self._cursors is not None:
             self._end_cursors()
-            self._covered = ()
+        if self._covered is not None or self._order is not None:
+            self._order = self._covered = None
         if self._reads:
             self._reads = frozenset()
         self._clear()

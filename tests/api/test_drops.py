@@ -8,6 +8,7 @@ from pathlib import Path
 
 import meles
 import pytest
+from checkers.threads import run_threads
 
 OpenDB = Callable[..., meles.DB]
 
@@ -59,6 +60,11 @@ def test_a_drop_lasts(open_db: OpenDB) -> None:
         db[b"a"] = b"again"
     with open_db() as db:
         assert list(db) == [b"a", b"b"]
+        db.drop_all()
+        version = db.max_version()
+    with open_db() as db:
+        assert list(db) == []
+        assert db.max_version() >= version
 
 
 def test_snapshots_older_than_a_drop_keep_seeing_its_data(filled: meles.DB) -> None:
@@ -143,3 +149,31 @@ def test_very_many_prefixes_at_once(open_db: OpenDB) -> None:
     assert db.wait_idle(timeout=60)
     assert list(db) == keys[:1]
     assert sum(table.entries for table in db.tables()) == 1
+
+
+def test_writers_go_on_while_something_is_dropped(open_db: OpenDB) -> None:
+    """Badger refuses their commits meanwhile. Here each is before the drop or after it."""
+    db = open_db(workers="thread", memtable_size="64KiB")
+    done = threading.Event()
+
+    def write(number: int) -> Callable[[], None]:
+        def loop() -> None:
+            for step in range(300):
+                db[b"%d/%03d" % (number, step)] = b"v" * 100
+
+        return loop
+
+    def drop() -> None:
+        while not done.is_set():
+            db.drop_all()
+            db.drop_prefix(b"0/", b"1/")
+
+    def write_all() -> None:
+        try:
+            run_threads([write(number) for number in range(3)])
+        finally:
+            done.set()
+
+    run_threads([write_all, drop])
+    db[b"2/300"] = b"after the drops"
+    assert b"2/300" in db

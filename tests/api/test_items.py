@@ -100,3 +100,18 @@ def test_the_value_of_an_item_after_closing_is_not_made_up(db: meles.DB) -> None
         assert item.value == b"v" * 5000
     except meles.ClosedError:
         pass
+
+
+def test_what_an_item_says_of_the_versions_before_it(open_db: OpenDB) -> None:
+    db = open_db(num_versions_to_keep=10)
+    db[b"k"] = b"1"
+    db.set(b"k", b"2", discard_earlier=True)
+    merge = db.merge_operator(b"m", bytes.__add__, every=3600)
+    merge.add(b"a")
+    for move in (lambda: None, db.flush):
+        move()
+        found = [(i.discards_earlier, i.is_merge) for i in db.iterate(all_versions=True)]
+        assert found[0] == (True, False)
+        assert set(found[1:-1]) <= {(False, False)}
+        assert found[-1] == (False, True)
+    merge.stop()

@@ -237,3 +237,8 @@ def test_several_iterators_of_one_transaction_are_independent(db: meles.DB) -> N
         forward, backward = txn.keys(), txn.keys(reverse=True)
         pairs = list(zip(forward, backward, strict=True))
         assert pairs == [(b"%d" % n, b"%d" % (9 - n)) for n in range(10)]
+
+
+def test_keys_only_items_and_values_are_keys(filled: meles.DB) -> None:
+    expected = list(filled.keys())
+    assert list(filled.items(keys_only=True)) == list(filled.values(keys_only=True)) == expected

@@ -180,3 +180,22 @@ def test_either_mode_opens_the_same_database(open_db: OpenDB) -> None:
         assert db.max_version() == 11
     with open_db(managed=True) as db:
         assert db[b"k"] == b"plain"
+
+
+def test_a_key_written_twice_at_one_timestamp_has_the_last_value(db: meles.DB) -> None:
+    with db.write_batch(at=5) as batch:
+        batch[b"k"] = b"1"
+        batch.flush()
+        batch[b"k"] = b"2"
+    for move in (lambda: None, db.flush, db.flatten):
+        move()
+        assert db[b"k"] == b"2"
+        for reverse in (False, True):
+            items = db.iterate(all_versions=True, reverse=reverse)
+            assert [(item.version, item.value) for item in items] == [(5, b"2")]
+    with db.update() as txn:
+        txn[b"k"] = b"3"
+        txn.commit_at(5)
+    for move in (lambda: None, db.flush, db.flatten):
+        move()
+        assert list(db.items()) == [(b"k", b"3")]

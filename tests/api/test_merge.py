@@ -180,3 +180,66 @@ def test_a_fold_is_no_change_for_subscribers(db: meles.DB) -> None:
             merge.add(b"b")
         db[b"end"] = b"v"
         assert [next(changes).value for _ in range(3)] == [b"a", b"b", b"v"]
+
+
+def test_no_operand_is_lost_whatever_detect_conflicts_says(open_db: OpenDB) -> None:
+    """A fold must notice an operand that came in while it was made."""
+    db = open_db(detect_conflicts=False)
+    late = [b"c", b"d"]
+
+    def while_others_add(existing: bytes, new: bytes) -> bytes:
+        if late:
+            other.add(late.pop(0))
+        return joined(existing, new)
+
+    with db.merge_operator(b"m", joined, every=SELDOM) as other:
+        with db.merge_operator(b"m", while_others_add, every=SELDOM) as merge:
+            merge.add(b"a")
+            merge.add(b"b")
+        assert not late
+        assert db[b"m"] == other.get() == b"a,b,c,d"
+
+
+def test_a_fold_too_large_for_a_transaction_leaves_the_operands(open_db: OpenDB) -> None:
+    limits = {"memtable_size": "64KiB", "value_threshold": "1MiB"}
+    db = open_db(**limits)
+    with db.merge_operator(b"m", bytes.__add__, every=SELDOM) as merge:
+        for number in range(10):
+            merge.add(b"%d" % number * 3000)
+    expected = b"".join(b"%d" % number * 3000 for number in range(10))
+    assert len(expected) > db.options.txn_limit
+    db.close()
+    db = open_db(**limits)
+    with db.merge_operator(b"m", bytes.__add__, every=0.01) as merge:
+        assert merge.get() == expected
+        merge.add(b"!")
+        assert merge.get() == expected + b"!"
+
+
+def test_the_largest_of_all_operands(open_db: OpenDB) -> None:
+    """Badger's own example: `max` over 8-byte numbers."""
+    db = open_db()
+    with db.merge_operator(b"m", max, every=0.001) as merge:
+        for number in (3, 900, 17, 255, 256):
+            merge.add(number.to_bytes(8, "big"))
+        assert int.from_bytes(merge.get(), "big") == 900
+    assert int.from_bytes(db[b"m"], "big") == 900
+
+
+def test_the_function_may_use_one_buffer_for_all_results(open_db: OpenDB) -> None:
+    """Badger wants results that share no memory with anything."""
+    buffer = bytearray()
+
+    def into_the_buffer(existing: bytes, new: bytes) -> Any:
+        buffer[:] = existing + b"," + new
+        return buffer
+
+    with open_db() as db, db.merge_operator(b"m", into_the_buffer, every=SELDOM) as merge:
+        for operand in (b"a", b"b", b"c"):
+            merge.add(operand)
+        first = merge.get()
+        merge.add(b"d")
+        assert (first, merge.get()) == (b"a,b,c", b"a,b,c,d")
+        buffer[:] = b"something else"
+    with open_db() as db:
+        assert db[b"m"] == b"a,b,c,d"

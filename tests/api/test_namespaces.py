@@ -51,6 +51,14 @@ def test_what_was_begun_before_the_ban_does_not_get_around_it(db: meles.DB) -> N
     db.ban_namespace(7)
     with pytest.raises(meles.BannedKeyError):
         batch.flush()
+    txn = db.update()
+    txn[key(8)] = b"v"
+    db.ban_namespace(8)
+    with pytest.raises(meles.BannedKeyError):
+        txn.commit()
+    with pytest.raises(meles.TransactionFinishedError):
+        txn.commit()
+    assert db.stats().readers == 0
     assert list(db.iterate(all_versions=True)) == []
 
 

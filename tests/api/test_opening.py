@@ -182,6 +182,7 @@ BAD = {
     "small memtable": {"memtable_size": (64 << 10) - 1},
     "small value log": {"value_log_file_size": (1 << 20) - 1},
     "no versions": {"num_versions_to_keep": 0},
+    "stall before it is due": {"num_level_zero_tables": 5, "num_level_zero_tables_stall": 5},
     "huge cache": {"block_cache_size": 1 << 60},
     "huge index cache": {"index_cache_size": "9999999TiB"},
     "config that is none": {"config": "/nowhere/meles.toml"},

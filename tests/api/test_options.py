@@ -234,8 +234,11 @@ def test_values_under_the_threshold_stay_out_of_the_value_log(open_db: OpenDB) -
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "lz4", "zstd"])
-def test_compression(open_db: OpenDB, compression: str) -> None:
-    with open_db(compression=compression, base_table_size="64KiB") as db:
+@pytest.mark.parametrize("cache", ["256MiB", 0])
+def test_compression(open_db: OpenDB, compression: str, cache: str | int) -> None:
+    """Badger panics without a block cache."""
+    options = {"compression": compression, "block_cache_size": cache}
+    with open_db(base_table_size="64KiB", **options) as db:
         for n in range(2000):
             db[b"%04d" % n] = b"same" * 20
         db.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +231,68 @@ def test_damaged_values_raise_and_are_never_made_up(filled: meles.DB) -> None:
     assert error.path == str(path)
     assert 0 < error.offset < 150_001
     assert error.kind
+
+
+def test_the_sums_of_background_work(open_db: OpenDB) -> None:
+    db = open_db(value_threshold=100, value_log_file_size="1MiB", compression="lz4")
+    for round_ in range(3):
+        for n in range(300):
+            db[b"%03d" % n] = b"%d" % round_ * (60 if n % 2 else 5000)
+        db.flush()
+    fresh = db.stats()
+    assert fresh.flush_written_bytes == sum(table.size for table in db.tables())
+    assert (fresh.compaction_read_bytes, fresh.dropped_entries, fresh.moves) == (0, 0, 0)
+    assert fresh.published_ts == fresh.discard_ts == db.max_version() == 900
+    with db.view() as txn:
+        db[b"000"] = b"newest"
+        stats = db.stats()
+        assert (stats.readers, stats.discard_ts, stats.published_ts) == (1, txn.read_ts, 901)
+    db.flush()
+    db.flatten()
+    db.gc(0.1)
+    stats = db.stats()
+    assert stats.compaction_read_bytes > stats.compaction_written_bytes > 0
+    assert stats.dropped_entries >= 600
+    assert stats.value_log.gc_freed_bytes > 150 * 5000
+    assert stats.value_log.gc_dropped_files + stats.value_log.gc_relocated_files > 0
+    assert (stats.gc_written_bytes > 0) == (stats.value_log.gc_relocated_files > 0)
+    assert (stats.stalls.count, stats.stalls.seconds, stats.stalls.slowdowns) == (0, 0, 0)
+    for _ in range(2):
+        assert db[b"001"] == b"2" * 60
+    after = db.stats()
+    assert after.cache_misses > 0
+    assert after.cache_hits > stats.cache_hits
+    assert 0 < after.cache_bytes <= db.options.block_cache_size
+
+
+def test_a_table_that_overlaps_nothing_is_moved(open_db: OpenDB) -> None:
+    db = open_db()
+    for n in range(100):
+        db[b"%03d" % n] = b"v" * 100
+    db.flush()
+    db.flatten()
+    stats = db.stats()
+    assert (stats.moves, stats.compactions, stats.compaction_read_bytes) == (1, 0, 0)
+    assert [level.tables for level in db.levels()].count(1) == 1
+
+
+def test_space_says_what_holds_each_byte(filled: meles.DB) -> None:
+    for n in range(100):
+        filled[b"a%03d" % n] = b"w" * 20
+    with filled.view() as txn:
+        filled.delete(b"a000")
+        filled.flush()
+        space = filled.space()
+        assert [pin.read_ts for pin in space.pins] == [txn.read_ts]
+        assert space.pins[0].age_seconds >= 0
+        assert space.pins[0].owner == threading.current_thread().name
+    assert isinstance(space, meles.SpaceReport)
+    size = filled.size()
+    assert space.total_bytes == space.log_bytes + sum(space.table_bytes.values()) + sum(
+        space.value_log_bytes.values()
+    )
+    assert abs(space.total_bytes - size.lsm_bytes - size.value_log_bytes) < 4096
+    assert space.table_bytes["live"] > 0
+    assert space.table_bytes["superseded"] > 100 * 20
+    assert space.value_log_bytes["live"] + space.value_log_bytes["superseded"] > 100 * 2000
+    assert space.table_bytes["tombstone"] > 0

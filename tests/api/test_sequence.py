@@ -12,6 +12,7 @@ from typing import Any
 
 import meles
 import pytest
+from checkers.threads import run_threads
 
 OpenDB = Callable[..., meles.DB]
 
@@ -118,3 +119,17 @@ def test_after_closing_the_database(db: meles.DB) -> None:
         pass
     with pytest.raises(meles.ClosedError):
         db.sequence(b"s")
+
+
+def test_numbers_never_repeat_whatever_detect_conflicts_says(open_db: OpenDB) -> None:
+    """The option is about the host's transactions; leases are taken in ones of the engine's."""
+    db = open_db(detect_conflicts=False)
+    sequences = [db.sequence(b"s", 1) for _ in range(4)]
+    taken: list[list[int]] = [[] for _ in sequences]
+
+    def client(number: int) -> Callable[[], None]:
+        return lambda: taken[number].extend(islice(sequences[number], 200))
+
+    run_threads([client(number) for number in range(len(sequences))])
+    numbers = [number for each in taken for number in each]
+    assert len(set(numbers)) == len(numbers) == 800

@@ -10,6 +10,7 @@ from typing import Any
 
 import meles
 import pytest
+from checkers.threads import run_threads
 
 OpenDB = Callable[..., meles.DB]
 
@@ -123,6 +124,8 @@ def test_own_writes_are_visible_in_every_way(db: meles.DB) -> None:
             txn[b"b"]
         assert list(txn.items()) == [(b"a", b"new"), (b"c", b"")]
         assert list(txn.items(reverse=True)) == [(b"c", b""), (b"a", b"new")]
+        assert list(txn) == list(txn.keys()) == [b"a", b"c"]
+        assert list(txn.values()) == [b"new", b""]
         txn[b"b"] = b"again"
         assert txn[b"b"] == b"again"
 
@@ -438,3 +441,60 @@ class Crowd:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the test tells
             self.wrong.append(error)
+
+
+def test_a_replaced_write_does_not_count_towards_the_limit(open_db: OpenDB) -> None:
+    """Badger charges for each write of the same key."""
+    db = open_db(memtable_size="64KiB", value_threshold="1MiB")
+    with db.update() as txn:
+        for number in range(2000):
+            txn[b"counter"] = b"%04d" % number * 20
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 10_000
+        assert txn[b"counter"] == b"1999" * 20
+        txn.delete(b"counter")
+        for number in range(9):
+            txn[b"%d" % number] = b"v" * 1000
+        with pytest.raises(meles.TransactionTooBigError):
+            txn[b"counter"] = b"v" * 900
+    assert len(list(db)) == 9
+
+
+@pytest.mark.parametrize(("bad", "error"), [("exit", TypeError), (-1, ValueError)])
+def test_that_it_has_ended_is_said_before_what_is_wrong_with_the_arguments(
+    db: meles.DB, bad: Any, error: type[Exception]
+) -> None:
+    for kind in (db.update, db.write_batch):
+        ended = kind()
+        with pytest.raises(error):
+            ended.set(b"k", b"v", ttl=bad)
+        ended.discard() if isinstance(ended, meles.Txn) else ended.cancel()
+        for value, ttl in ((bad, None), (b"v", bad)):
+            with pytest.raises(meles.TransactionFinishedError):
+                ended.set(b"k", value, ttl=ttl)
+    with db.view() as txn, pytest.raises(meles.ReadOnlyError):
+        txn.set(b"k", b"v", ttl=bad)
+
+
+@pytest.mark.parametrize("call", ["items", "keys", "iterate"])
+def test_two_threads_on_one_iterator_get_an_error_and_no_crash(open_db: OpenDB, call: str) -> None:
+    db = open_db(value_threshold=64)
+    with db.write_batch() as batch:
+        for number in range(3000):
+            batch.set(b"%05d" % number, b"v" * (number % 2) * 100)
+    refused: list[str] = []
+    for limit in (None, 10_000) * 5:
+        with db.update() as txn:
+            for source in (db, txn):
+                shared = getattr(source, call)(limit=limit)
+
+                def read(shared: Any = shared) -> None:
+                    try:
+                        for _ in shared:
+                            pass
+                    except meles.Error as error:
+                        refused.append(str(error))
+
+                run_threads([read] * 3)
+    assert all("two threads" in text for text in refused)
+    assert len(list(db)) == 3000

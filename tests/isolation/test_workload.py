@@ -18,7 +18,7 @@ def run_round(
     db: meles.DB, seed: int, transactions: int, *, appends: bool, on_threads: bool
 ) -> int:
     """Run and check; returns how many conflicts there were."""
-    work = Workload(db, seed, transactions, appends, ballast=True)
+    work = Workload(db, seed, transactions, appends, ballast=True, name=b"%d/" % seed)
     clients: list[Iterator[None]] = [work.client(number) for number in range(work.clients)]
     if on_threads:
         run_on_threads(clients)
@@ -59,7 +59,7 @@ def test_serializable_for_long(
     open_tiny: Callable[..., meles.DB], workers: str, appends: bool
 ) -> None:
     db = open_tiny(workers=workers)
-    rounds = 6 if workers == "process" else 2
+    rounds = 10 if workers == "process" else 2
     conflicts = sum(
         run_round(db, seed, ROUND, appends=appends, on_threads=workers != "inline")
         for seed in range(rounds)

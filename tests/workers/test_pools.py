@@ -310,4 +310,6 @@ def test_a_real_flush_job(mode, tmp_path, recorder):
         table = Table(directory, 9)
         assert table.meta.count == 500
         table.close()
-        memtable.map.close()  # a kept exception may hold this frame, and so the descriptor
+        mapping = memtable.map
+        memtable.index.release()
+        mapping.close()  # a kept exception may hold this frame, and so the descriptor

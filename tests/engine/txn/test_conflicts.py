@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import random
 import threading
+import tracemalloc
 from collections.abc import Callable
 
 import meles
 import pytest
+from fault_fs import GROWING, FailNth, FaultDisk
 from meles.engine.txn.cursor import Cursor
 
 OpenDB = Callable[..., meles.DB]
@@ -286,3 +290,46 @@ def test_money_moved_by_many_threads_stays_the_same(open_db: OpenDB, flushing: b
     assert sum(int(value) for _, value in db.items(stop=b"pad")) == 800
     assert db.stats().readers == 0
     assert (db.stats().flushes > 0) == flushing
+
+
+def test_a_commit_that_failed_conflicts_with_nobody(open_db: OpenDB, fault_disk: FaultDisk) -> None:
+    """Badger remembers what a failed commit would have written."""
+    db = open_db(value_threshold=64)
+    db[b"k"] = b"old"
+    with db.update() as txn:
+        assert (txn[b"k"], list(txn)) == (b"old", [b"k"])
+        fault_disk.plan = FailNth(1, errno.ENOSPC, sticky=True, kinds=GROWING)
+        with pytest.raises(meles.DiskFullError):
+            db[b"k"] = bytes(100_000)
+        fault_disk.plan = None
+        txn[b"l"] = b"v"
+        assert txn.commit() == 2
+    assert list(db.items()) == [(b"k", b"old"), (b"l", b"v")]
+
+
+def test_what_conflicts_are_found_by_does_not_grow_while_a_reader_stays(open_db: OpenDB) -> None:
+    """Badger keeps every commit's keys until the oldest reader has ended."""
+    db = open_db(memtable_size="64KiB")
+    db[b"0"] = b""
+    txn = db.update()
+    assert b"0" in txn
+
+    def held_after(commits: int) -> int:
+        for number in range(commits):
+            with db.update() as other:
+                other.get(b"%d" % (number % 500))
+                other[b"%d" % (number % 500 + 1)] = b"v"
+        gc.collect()
+        taken = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.Filter(True, f"*/engine/{name}") for name in ("txn/*", "writer.py")]
+        )
+        return sum(trace.size for trace in taken.traces)
+
+    tracemalloc.start()
+    try:
+        before = held_after(1000)
+        assert held_after(4000) < before + 4096
+    finally:
+        tracemalloc.stop()
+    txn[b"late"] = b""
+    txn.commit()

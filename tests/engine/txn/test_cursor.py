@@ -400,3 +400,19 @@ def test_an_iterator_that_failed_does_not_go_on_behind_it(open_db: OpenDB, tmp_p
                 cursor.seek(b"5")
                 assert next(cursor) in (b"5" * 50, (b"5", b"5" * 50))
         txn.discard()
+
+
+def test_own_writes_stay_in_order_however_many_come_between_two_scans(db: meles.DB) -> None:
+    rng = random.Random(3)
+    expected: dict[bytes, bytes] = {}
+    with db.update() as txn:
+        for count in (3, 0, 1, 100, 2, 64, 65, 0, 500, 1):
+            for _ in range(count):
+                key, value = b"%04d" % rng.randrange(2000), b"%d" % rng.randrange(99)
+                txn[key] = expected[key] = value
+            ordered = sorted(expected.items())
+            assert list(txn.items()) == ordered
+            assert list(txn.items(reverse=True)) == ordered[::-1]
+            middle = [pair for pair in ordered if b"05" <= pair[0] < b"15"]
+            assert list(txn.items(start=b"05", stop=b"15")) == middle
+    assert list(db.items()) == sorted(expected.items())

@@ -376,7 +376,7 @@ class DatabaseMachine(MachineState):
         else:
             del self.operators[key]
             operator.stop()
-            if folded is not None and count > 1:
+            if folded is not None and count > 1 and self._fits_a_transaction(key, folded):
                 self.model.commit({key: Write(folded, discard=True)})
 
     # -- the database as a whole -----------------------------------------------------------------

@@ -18,6 +18,7 @@ from checkers.mirror import OpenCursor, OpenTxn
 from checkers.model import Entry, Model, Range, Write, narrowed
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 from meles.engine import clock
+from meles.engine.txn.txn import ENTRY_OVERHEAD
 
 PATIENCE = 60.0  # seconds for what workers do
 CALM = 12  # steps between two upsets: what they end needs time to grow
@@ -103,6 +104,12 @@ class MachineState(RuleBasedStateMachine):
     def _write(self, size: int, ttl: float | None, meta: int, discard: bool) -> Write:
         expiry = 0 if ttl is None else self.now + round(ttl * 1000)
         return Write(self._value(size), expiry, meta, discard)
+
+    def _fits_a_transaction(self, key: bytes, value: bytes) -> bool:
+        """Whether one could write this entry: large values count as pointers."""
+        options = self.db.options
+        pointed = len(value) >= options.value_threshold
+        return pointed or len(key) + len(value) + ENTRY_OVERHEAD <= options.txn_limit
 
     @staticmethod
     def _keywords(write: Write, ttl: float | None) -> dict[str, Any]:

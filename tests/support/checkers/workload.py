@@ -62,6 +62,7 @@ class Workload:
     appends: bool
     clients: int = 8
     ballast: bool = False  # other keys between, so that logs, tables and levels fill
+    name: bytes = b""  # its keys begin so: the lists checker wants keys that are new
     history: list[Transaction] = field(default_factory=list)
     lists: list[ListTxn] = field(default_factory=list)
 
@@ -69,7 +70,7 @@ class Workload:
         self._tickets = itertools.count(1)
         self._numbers = iter(range(self.transactions))
         self._values = itertools.count(1)
-        kind = b"list" if self.appends else b"value"
+        kind = self.name + (b"list" if self.appends else b"value")
         self._groups = (Group(kind + b"-hot", HOT), Group(kind + b"-cold", COLD))
         self.before = self.look_at_all()
 
