@@ -21,6 +21,7 @@ from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
 MAX_L0_TABLES: Final = 64  # sources of one merge; only overlap forces more
+MAX_FORCED: Final = 1024  # ... and no more than these: a job names every table, a merge maps them
 _MAX_SEEDS: Final = 32  # starting points tried on L0 before giving up
 _MAX_MOVED: Final = 16  # tables of one move
 _L0_TO_L0: Final = 4  # fewer tables are not worth writing again for
@@ -89,6 +90,8 @@ def level_zero_plan(look: Look, seeds: Sequence[TableMeta] | None = None) -> Pla
         chosen = _with_older(oldest_first, at, look.in_flight)
         if chosen is None:
             continue
+        if len(chosen) > MAX_FORCED:  # in parts then: the oldest of them overlaps nothing older
+            chosen = {min(chosen)}
         plan = _moved_from_zero(look, oldest_first, chosen) or _merged_from_zero(
             look, oldest_first, chosen
         )

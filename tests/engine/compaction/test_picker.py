@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import _look, pick, pick_flatten, pick_level_zero
 from meles.engine.compaction.plan import Plan
+from meles.engine.compaction.shapes import MAX_FORCED, level_zero_plan
 from meles.engine.compaction.targets import facts, level_targets
 from meles.engine.manifest.version import Drop, TableMeta, Version
 
@@ -173,3 +174,21 @@ def test_a_thousand_tables_on_level_zero_are_taken_in_parts(tools: Any) -> None:
     assert plan.kind == "l0_to_base"
     assert plan.top == tables[-len(plan.top) :]
     assert 4 <= len(plan.top) <= 64
+
+
+def test_what_overlap_forces_into_one_merge_is_bounded(tools: Any) -> None:
+    """The table with tombstones overlaps all older ones: the oldest of them go first."""
+    tables = tuple(
+        tools.meta(n, key(1), key(90), versions=(n, n), count=100, tombstones=90 * (n == 3000))
+        for n in range(3000, 0, -1)
+    )
+    version = replace(Version.empty(5), levels=(tables, (), (), (), ()))
+    options = tools.options(num_level_zero_tables=1000, num_level_zero_tables_stall=9000)
+    few = replace(version, levels=(tables[:999], *version.levels[1:]))
+    plan = level_zero_plan(_look(few, options, InFlight(), 1e9, 5000), tables[:1])
+    assert plan is not None
+    assert len(plan.top) == 999  # below the bound, overlap decides
+    plan = level_zero_plan(_look(version, options, InFlight(), 1e9, 5000), tables[:1])
+    assert plan is not None
+    assert plan.top == tables[-len(plan.top) :]
+    assert len(plan.top) <= MAX_FORCED
