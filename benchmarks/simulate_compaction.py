@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick
+from meles.engine.compaction.picker import keeps_for_level_zero, most_jobs, pick
 from meles.engine.compaction.plan import Plan, subranges
 from meles.engine.compaction.targets import facts, level_targets
 from meles.engine.manifest.version import TableMeta, Version
@@ -133,7 +133,7 @@ class Simulation:
             begin = time.perf_counter()
             plan = pick(
                 self.version, self.options, self.in_flight, now=self.now, discard_ts=self.ts,
-                l0_only=self.options.num_compactors > 1 and self.free == 1,
+                l0_only=keeps_for_level_zero(self.free, self.options, self.in_flight),
             )  # fmt: skip
             took = time.perf_counter() - begin
             self.picks += 1
@@ -146,7 +146,8 @@ class Simulation:
             if plan.kind == "move":
                 self.install(plan, list(plan.top))
                 continue
-            parts = len(subranges(plan, self.version, self.free))
+            parallel = most_jobs(plan, self.free, self.options, self.in_flight)
+            parts = len(subranges(plan, self.version, parallel))
             self.free -= parts
             seconds = sum(table.size for table in plan.inputs) / (self.speed * parts)
             heapq.heappush(self.running, (self.now + seconds, self.next_id, parts, plan))

@@ -19,7 +19,13 @@ from meles.engine.background.scheduler import Scheduler
 from meles.engine.clock import now_ms
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import (
+    keeps_for_level_zero,
+    most_jobs,
+    pick,
+    pick_flatten,
+    pick_level_zero,
+)
 from meles.engine.compaction.plan import Plan, jobs_for
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
@@ -109,8 +115,7 @@ class Compacting:
     def _pick(self, free: int) -> Plan | None:
         version = self._store.version
         options = self._options
-        # one worker always for L0: a single free one of several takes nothing deeper
-        l0_only = options.num_compactors > 1 and free == 1
+        l0_only = keeps_for_level_zero(free, options, self._in_flight)
         discard_ts = self._discard_ts()
         now = now_ms() / 1000
         plan = None
@@ -144,7 +149,7 @@ class Compacting:
             discard_ts=self._discard_ts(),
             now_ms=now_ms(),
             drops=drops,
-            parallel=free,
+            parallel=most_jobs(plan, free, self._options, self._in_flight),
             build=build_options(self._options),
         )
         ids = [self._scheduler.new_job_id() for _ in jobs]

@@ -34,6 +34,20 @@ _CANDIDATES: Final = 32  # of them, those tried while what they need is busy
 _FLATTEN_INPUT: Final = 16  # outputs' worth of upper tables in one plan of a flatten
 
 
+def keeps_for_level_zero(free: int, options: Options, in_flight: InFlight) -> bool:
+    """Whether the last free one of several workers takes nothing deeper: none works on L0 yet."""
+    working = any(plan.from_level == 0 for plan in in_flight.plans)
+    return options.num_compactors > 1 and free == 1 and not working
+
+
+def most_jobs(plan: Plan, free: int, options: Options, in_flight: InFlight) -> int:
+    """Into how many jobs a plan may be split: a deeper one leaves a worker to L0."""
+    working = any(other.from_level == 0 for other in in_flight.plans if other is not plan)
+    if plan.from_level == 0 or working or options.num_compactors == 1:
+        return free
+    return max(1, free - 1)
+
+
 def pick(
     version: Version,
     options: Options,
