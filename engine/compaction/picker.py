@@ -15,7 +15,7 @@ from heapq import nsmallest
 from typing import Final
 
 from meles.engine.compaction.drops import due_drops
-from meles.engine.compaction.garbage import deepest_level, garbage_plan
+from meles.engine.compaction.garbage import deepest_level, garbage_plan, next_look
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.plan import Plan
 from meles.engine.compaction.shapes import (
@@ -77,6 +77,13 @@ def pick(
         if plan is not None:
             return plan
     return garbage_plan(look)
+
+
+def pick_again_at(
+    version: Version, options: Options, in_flight: InFlight, *, now: float, discard_ts: int
+) -> float | None:
+    """When `pick` may find something that it does not find now, though nothing else changes."""
+    return next_look(_look(version, options, in_flight, now, discard_ts))
 
 
 def pick_level_zero(version: Version, options: Options, in_flight: InFlight) -> Plan | None:

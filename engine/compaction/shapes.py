@@ -8,9 +8,10 @@ lie above newer entries; (2) with tables that go to a level go all tables there 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from meles.engine.compaction.drops import PrefixDrop, may_hold
@@ -46,17 +47,37 @@ class Look:
         """Whether rewriting the table would let go of something, as far as its properties tell."""
         if any(may_hold(table, drop) for drop in self.drops):
             return True
-        settled = table.max_version <= self.discard_ts
-        return settled and GARBAGE_SHARE * weight(table) <= table.stale_bytes > 0
+        if table.max_version > self.discard_ts:
+            return False
+        stale = table.stale_bytes / weight(table)
+        share = stale + expired(table, self.now) / table.count
+        return stale >= GARBAGE_SHARE or share >= EXPIRED_SHARE
 
 
 GARBAGE_SHARE: Final = 0.2  # of a table's bytes; below it, rewriting costs more than it frees
+EXPIRED_SHARE: Final = 0.4  # the same with what expires meanwhile: that grows, and is waited for
 _ENTRY_BYTES: Final = 16  # a block's words for an entry: `stale_bytes` counts them, `raw_bytes` not
 
 
 def weight(table: TableMeta) -> int:
     """Bytes of a table's entries, before compression."""
     return table.raw_bytes + _ENTRY_BYTES * table.count
+
+
+def expired(table: TableMeta, now: float) -> float:
+    """Entries that have expired since the table was made, to an eighth of those that will."""
+    if not table.expiries:
+        return 0.0
+    passed = bisect_right(table.expiries, int(now * 1000))
+    return table.expiring * passed / len(table.expiries)
+
+
+def expired_at(table: TableMeta, entries: float) -> float | None:
+    """When `expired` will have reached so many entries, in unix seconds; None if never."""
+    marks = table.expiries
+    if not marks or entries > table.expiring:
+        return None
+    return marks[max(0, ceil(entries * len(marks) / table.expiring) - 1)] / 1000
 
 
 # -- L0 ------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from meles.engine.jobs import BuildOptions
 from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block import ENTRY_BYTES, encode_columns
 from meles.engine.table.bloom import encode_bloom, key_hash
-from meles.engine.table.index import Index, encode_properties
+from meles.engine.table.index import Index, encode_properties, expiry_shares
 from meles.engine.table.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_HEAD_TAIL,
@@ -99,6 +99,7 @@ class TableBuilder:
         self._stale_bytes = 0
         self._tombstones = 0
         self._expiring = 0
+        self._expiries = array("Q")  # those to come
         self._raw_bytes = 0
         self._value_log: dict[int, list[int]] = {}
         self.count = 0
@@ -202,6 +203,7 @@ class TableBuilder:
         self._tombstones += sum([meta & META_DELETE for meta in metas])
         self._expiring += sum(map(bool, expiries))
         now = self._created_ms
+        self._expiries.extend([expiry for expiry in expiries if expiry > now])
         stale = 0
         for key, meta, expiry, value in zip(keys, metas, expiries, pending.values, strict=False):
             if meta & META_DELETE or key == previous or 0 < expiry <= now:
@@ -262,6 +264,7 @@ class TableBuilder:
             key_id=self._header.key_id,
             created=self._created_ms / 1000,
             ordered=self._ordered,
+            expiries=expiry_shares(self._expiries),
         )
         self._write_sections(meta)
         self._file.sync()
