@@ -18,6 +18,7 @@ from typing import Final
 from meles.engine.background.flushing import build_options
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.stillness import Stillness
 from meles.engine.clock import now_ms
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
@@ -28,6 +29,7 @@ from meles.engine.compaction.picker import (
     pick_again_at,
     pick_flatten,
     pick_level_zero,
+    pick_settling,
 )
 from meles.engine.compaction.plan import Plan, jobs_for
 from meles.engine.compaction.targets import facts
@@ -73,9 +75,15 @@ class Compacting:
     """Decides, submits and installs compactions."""
 
     def __init__(
-        self, store: Store, oracle: Oracle, options: Options, scheduler: Scheduler
+        self,
+        store: Store,
+        oracle: Oracle,
+        options: Options,
+        scheduler: Scheduler,
+        stillness: Stillness,
     ) -> None:
         self._store = store
+        self._stillness = stillness
         self._oracle = oracle
         self._options = options
         self._scheduler = scheduler
@@ -134,6 +142,8 @@ class Compacting:
             plan = pick(
                 version, options, self._in_flight, l0_only=l0_only, now=now, discard_ts=discard_ts
             )
+        if plan is None and self._stillness.quiet and not self._store.view.sealed:
+            plan = pick_settling(version, options, self._in_flight)
         if plan is None and self.flatten:
             plan = pick_flatten(version, options, self._in_flight)
         return plan

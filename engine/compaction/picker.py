@@ -17,12 +17,13 @@ from typing import Final
 from meles.engine.compaction.drops import due_drops
 from meles.engine.compaction.garbage import deepest_level, garbage_plan, next_look
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.plan import Plan
+from meles.engine.compaction.plan import Plan, hull
 from meles.engine.compaction.shapes import (
     Look,
     level_zero_plan,
     move_plan,
     plan_into,
+    weight,
     within_zero_plan,
 )
 from meles.engine.compaction.targets import facts, level_targets, scores
@@ -31,6 +32,8 @@ from meles.engine.options import Options
 
 _MAX_LOOKED_AT: Final = 512  # oldest tables of a level that are compared
 _CANDIDATES: Final = 32  # of them, those tried while what they need is busy
+_SETTLED_BYTES: Final = 1 << 20  # that a level may hold for good
+_SETTLED_SHARE: Final = 0.1  # of what it overlaps
 _FLATTEN_INPUT: Final = 16  # outputs' worth of upper tables in one plan of a flatten
 
 
@@ -89,6 +92,40 @@ def pick_again_at(
 def pick_level_zero(version: Version, options: Options, in_flight: InFlight) -> Plan | None:
     """A compaction of L0 into the base level, however few tables there are."""
     return level_zero_plan(_look(version, options, in_flight, 0.0, 0))
+
+
+def pick_settling(version: Version, options: Options, in_flight: InFlight) -> Plan | None:
+    """What else is worth doing while nobody writes: a level down, if it may hide much.
+
+    What its tables supersede further down is garbage that nobody can count before they meet it.
+    """
+    look = _look(version, options, in_flight, 0.0, 0)
+    for level in range(deepest_level(look) or 1):
+        if _may_hide_much(version, level):
+            plan = level_zero_plan(look) if level == 0 else _down(look, level)
+            if plan is not None:
+                return plan
+    return None
+
+
+def _may_hide_much(version: Version, level: int) -> bool:
+    tables = version.levels[level]
+    if not tables:
+        return False
+    low, high = hull(tables)
+    met = sum(
+        _held(table)
+        for deeper in range(level + 1, len(version.levels))
+        for table in version.overlapping(deeper, low, high)
+    )
+    if not met and (level > 0 or len(tables) == 1):
+        return False
+    return sum(map(_held, tables)) >= max(_SETTLED_BYTES, _SETTLED_SHARE * met)
+
+
+def _held(table: TableMeta) -> int:
+    """Bytes of a table's entries and of the values they point to."""
+    return weight(table) + sum([size for _, size, _ in table.value_log])
 
 
 def pick_flatten(version: Version, options: Options, in_flight: InFlight) -> Plan | None:

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_again_at, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import (
+    pick,
+    pick_again_at,
+    pick_flatten,
+    pick_level_zero,
+    pick_settling,
+)
 from meles.engine.compaction.plan import Plan, subranges
 from meles.engine.compaction.targets import level_targets, scores
 from meles.engine.manifest.version import Version
@@ -121,6 +127,8 @@ class Session:
         lsm = self.lsm
         if "flatten" in args:
             return pick_flatten(lsm.version, lsm.options, lsm.in_flight)
+        if "settling" in args:
+            return pick_settling(lsm.version, lsm.options, lsm.in_flight)
         if "l0" in args:
             return pick_level_zero(lsm.version, lsm.options, lsm.in_flight)
         return pick(
