@@ -157,6 +157,9 @@ class Session:
             )
         return "\n".join(shown)
 
+    def do_base(self, args: dict[str, str], lines: list[str]) -> str:
+        return f"L{level_targets(self.lsm.version, self.lsm.options).base_level}"
+
     def do_pick(self, args: dict[str, str], lines: list[str]) -> str:
         """Only decide."""
         return self._shown(self._picked(args))
