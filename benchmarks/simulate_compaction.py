@@ -2,9 +2,10 @@
 
     python benchmarks/simulate_compaction.py --workload random --days 60 --rate 0.05
 
-Prints the shape of the levels over time, write amplification, the worst L0 depth and the time
-writers stalled. Nothing is written to disk. What a merge leaves is computed: keys are spread evenly
-within a table, so the chance that two tables share a key follows from their densities.
+Prints the shape of the levels over time, write amplification, the worst L0 depth, the time writers
+stalled and the worst stall. Nothing is written to disk. What a merge leaves is computed: keys are
+spread evenly within a table, so the chance that two tables share a key follows from their
+densities.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Simulation:
     flushed: int = 0
     compacted: int = 0
     stalled: float = 0.0
+    longest_stall: float = 0.0
+    stalled_since: float | None = None
     worst_l0: int = 0
     plans: Counter[str] = field(default_factory=Counter)
     picks: int = 0
@@ -107,10 +110,14 @@ class Simulation:
             if done <= next_flush or full:
                 if full and done > next_flush:
                     self.stalled += done - next_flush
+                    if self.stalled_since is None:
+                        self.stalled_since = next_flush
+                    self.longest_stall = max(self.longest_stall, done - self.stalled_since)
                     next_flush = done
                 self.now = max(self.now, done)
                 self.finish()
             else:
+                self.stalled_since = None
                 self.now, next_flush = next_flush, next_flush + every
                 self.flush(count)
             self.start()
@@ -244,7 +251,8 @@ def main() -> None:
     print(
         f"write amplification {simulation.amplification():.2f}"
         f", worst L0 {simulation.worst_l0} tables"
-        f", stalled {simulation.stalled:.0f} s ({100 * simulation.stalled / seconds:.2f} %)\n"
+        f", stalled {simulation.stalled:.0f} s ({100 * simulation.stalled / seconds:.2f} %)"
+        f", worst stall {simulation.longest_stall:.1f} s\n"
         f"plans {dict(simulation.plans)}\n"
         f"{simulation.picks} picks, {1e6 * simulation.pick_seconds / simulation.picks:.0f} us each"
         f", slowest {1e3 * simulation.slowest_pick:.1f} ms"

@@ -6,7 +6,8 @@ older tables it overlaps, a level goes to the next one only; (2) a plan uses not
 plan has; (3) repeated picking comes to an end: each plan moves data down, merges tables, or removes
 garbage it will not look for again.
 
-Order of need: L0 when it is due, then the fullest level, then what can be freed.
+Order of need: L0 when it is due (after a base level that is fuller still, unless writers are near
+their stop), then the fullest level, then what can be freed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from meles.engine.compaction.shapes import (
     weight,
     within_zero_plan,
 )
-from meles.engine.compaction.targets import facts, level_targets, scores
+from meles.engine.compaction.targets import LevelScore, facts, level_targets, scores
 from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
@@ -66,20 +67,28 @@ def pick(
     """
     look = _look(version, options, in_flight, now, discard_ts)
     score = scores(version, look.targets, in_flight, options)
-    if score[0].score >= 1:
-        plan = level_zero_plan(look)
-        if plan is None and _under_pressure(version, options):
-            plan = within_zero_plan(look)
-        if plan is not None:
-            return plan
-    if l0_only:
-        return None
+    pressure = _under_pressure(version, options)
+    # A base level far over its target is emptied first, or each step of L0 would rewrite all of it.
+    zero_first = l0_only or pressure or score[0].adjusted >= 1
+    plan = _zero_due(look, score[0], pressure=pressure) if zero_first else None
+    if plan is not None or l0_only:
+        return plan
     due = [item for item in score[1:-1] if item.score >= 1 and item.adjusted >= 1]
     for item in sorted(due, key=lambda item: -item.adjusted):
         plan = _down(look, item.level)
         if plan is not None:
             return plan
-    return garbage_plan(look)
+    if not zero_first:
+        plan = _zero_due(look, score[0], pressure=pressure)
+    return plan or garbage_plan(look)
+
+
+def _zero_due(look: Look, score: LevelScore, *, pressure: bool) -> Plan | None:
+    """L0 down; or together, when that cannot be and writers are near their stop."""
+    if score.score < 1:
+        return None
+    plan = level_zero_plan(look)
+    return within_zero_plan(look) if plan is None and pressure else plan
 
 
 def pick_again_at(
