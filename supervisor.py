@@ -47,6 +47,7 @@ from meles.engine.background.compacting import Compacting
 from meles.engine.background.flushing import Flushing
 from meles.engine.background.idling import Idling
 from meles.engine.background.scheduler import Scheduler, Work
+from meles.engine.background.stillness import Stillness
 from meles.engine.background.syncing import IntervalSync
 from meles.engine.db import DB
 from meles.engine.errors import (
@@ -155,9 +156,10 @@ class Supervisor:
             engine.publisher.on_change = self._subscriptions_changed
             self._writer = writer
             args = (opening.options, self._scheduler)
+            self._stillness = still = Stillness(lambda: writer.counters.entries)
             self._flushing = Flushing(engine.store, writer, engine.oracle, *args)
-            self._compacting = Compacting(engine.store, engine.oracle, *args)
-            self._collecting = Collecting(engine.store, writer, engine.oracle, *args)
+            self._compacting = Compacting(engine.store, engine.oracle, *args, still)
+            self._collecting = Collecting(engine.store, writer, *args, still)
 
     def _subscriptions_changed(self, any_left: bool) -> None:
         """Hook the publisher in only while somebody listens: hooks cost every commit."""
@@ -190,7 +192,7 @@ class Supervisor:
             on_rerun=self._scheduler.on_rerun,
             on_ready=lambda _kind: self._scheduler.poke(),
         )
-        idling = Idling(self._store, self._writer, self._scheduler)
+        idling = Idling(self._store, self._writer, self._scheduler, self._stillness)
         works: list[Work] = [idling, self._flushing, self._compacting, self._collecting]
         self._scheduler.attach(self._pool, works)
         self._pool.start()

@@ -2,9 +2,10 @@
 
     python benchmarks/simulate_compaction.py --workload random --days 60 --rate 0.05
 
-Prints the shape of the levels over time, write amplification, the worst L0 depth and the time
-writers stalled. Nothing is written to disk. What a merge leaves is computed: keys are spread evenly
-within a table, so the chance that two tables share a key follows from their densities.
+Prints the shape of the levels over time, write amplification, the worst L0 depth, the time writers
+stalled and the worst stall. Nothing is written to disk. What a merge leaves is computed: keys are
+spread evenly within a table, so the chance that two tables share a key follows from their
+densities.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick
+from meles.engine.compaction.picker import keeps_for_level_zero, most_jobs, pick
 from meles.engine.compaction.plan import Plan, subranges
 from meles.engine.compaction.targets import facts, level_targets
 from meles.engine.manifest.version import TableMeta, Version
@@ -74,6 +75,8 @@ class Simulation:
     flushed: int = 0
     compacted: int = 0
     stalled: float = 0.0
+    longest_stall: float = 0.0
+    stalled_since: float | None = None
     worst_l0: int = 0
     plans: Counter[str] = field(default_factory=Counter)
     picks: int = 0
@@ -107,10 +110,14 @@ class Simulation:
             if done <= next_flush or full:
                 if full and done > next_flush:
                     self.stalled += done - next_flush
+                    if self.stalled_since is None:
+                        self.stalled_since = next_flush
+                    self.longest_stall = max(self.longest_stall, done - self.stalled_since)
                     next_flush = done
                 self.now = max(self.now, done)
                 self.finish()
             else:
+                self.stalled_since = None
                 self.now, next_flush = next_flush, next_flush + every
                 self.flush(count)
             self.start()
@@ -133,7 +140,7 @@ class Simulation:
             begin = time.perf_counter()
             plan = pick(
                 self.version, self.options, self.in_flight, now=self.now, discard_ts=self.ts,
-                l0_only=self.options.num_compactors > 1 and self.free == 1,
+                l0_only=keeps_for_level_zero(self.free, self.options, self.in_flight),
             )  # fmt: skip
             took = time.perf_counter() - begin
             self.picks += 1
@@ -146,7 +153,8 @@ class Simulation:
             if plan.kind == "move":
                 self.install(plan, list(plan.top))
                 continue
-            parts = len(subranges(plan, self.version, self.free))
+            parallel = most_jobs(plan, self.free, self.options, self.in_flight)
+            parts = len(subranges(plan, self.version, parallel))
             self.free -= parts
             seconds = sum(table.size for table in plan.inputs) / (self.speed * parts)
             heapq.heappush(self.running, (self.now + seconds, self.next_id, parts, plan))
@@ -243,7 +251,8 @@ def main() -> None:
     print(
         f"write amplification {simulation.amplification():.2f}"
         f", worst L0 {simulation.worst_l0} tables"
-        f", stalled {simulation.stalled:.0f} s ({100 * simulation.stalled / seconds:.2f} %)\n"
+        f", stalled {simulation.stalled:.0f} s ({100 * simulation.stalled / seconds:.2f} %)"
+        f", worst stall {simulation.longest_stall:.1f} s\n"
         f"plans {dict(simulation.plans)}\n"
         f"{simulation.picks} picks, {1e6 * simulation.pick_seconds / simulation.picks:.0f} us each"
         f", slowest {1e3 * simulation.slowest_pick:.1f} ms"

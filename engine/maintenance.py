@@ -217,7 +217,8 @@ class Maintenance:
     def space(self) -> SpaceReport:
         """What holds each byte on disk; reads every table once."""
         self._engine.check_open()
-        return space_report(self._engine.store, self._engine.oracle)
+        engine = self._engine
+        return space_report(engine.store, engine.oracle, engine.options.num_versions_to_keep)
 
     def estimate_size(self, prefix: BytesLike) -> int:
         """About how many bytes of tables, logs and values belong to keys with a prefix.

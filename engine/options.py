@@ -189,7 +189,7 @@ class Options:
         0.5,
         checks.number(0.0, 1.0, open_ends=True),
         "",
-        "share of garbage at which GC rewrites a file",
+        "share of garbage at which GC rewrites a file; half of it while nobody writes",
     )
     worker_heartbeat: float = _opt(
         1.0, checks.seconds(0.01, 3600), "", "seconds between a worker's heartbeats"

@@ -3,7 +3,8 @@
 Runs in: supervisor, on the control thread.
 Invariants: (1) files wholly dead are dropped unread, others relocated by the GC worker; (2) tables
 and files a relocation reads stay linked until it ends; (3) only sealed files no memtable may point
-into are touched, so no address is lost.
+into are touched, so no address is lost; (4) while somebody writes, a file is taken only at
+`gc_discard_ratio` and copied at a bounded rate; while nobody does, at half of it and unbounded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 
 from meles.engine.background.retry import WORKER_OUTPUT, Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.stillness import Stillness
 from meles.engine.clock import now_ms
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.names import Kind, file_name
@@ -25,7 +27,6 @@ from meles.engine.manifest.version import Version, VlogMeta
 from meles.engine.options import Options
 from meles.engine.reports import GCReport
 from meles.engine.store import Store
-from meles.engine.txn.oracle import Oracle
 from meles.engine.vlog.gc_pick import GCPlan, pick_gc, relocation
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.vlog.reader import ValueLogFile, load_meta
@@ -33,6 +34,7 @@ from meles.engine.writer import Writer
 
 log = logging.getLogger("meles.gc")
 _BUSY_RATE: Final = 64 << 20  # bytes a second of a relocation while commits go on
+_QUIET_RATIO: Final = 0.5  # of gc_discard_ratio, while none do
 
 
 @dataclass(slots=True)
@@ -65,21 +67,20 @@ class Collecting:
         self,
         store: Store,
         writer: Writer,
-        oracle: Oracle,
         options: Options,
         scheduler: Scheduler,
+        stillness: Stillness,
     ) -> None:
         self._store = store
         self._writer = writer
-        self._oracle = oracle
-        self._published = oracle.published  # when the last relocation began
+        self._stillness = stillness
         self._options = options
         self._scheduler = scheduler
         self._running: tuple[RelocateJob, GCPlan] | None = None
         self._request: _Request | None = None
         self._expected_entries = 0  # of the running relocation
         self._retry = Retry()
-        self._judged: tuple[Version, int, frozenset[int]] | None = None
+        self._judged: tuple[Version, int, frozenset[int], float] | None = None
         self.stopped = False
         self.counters = GCCounters()
 
@@ -102,10 +103,10 @@ class Collecting:
         values = self._writer.sink.current
         active = 0 if values is None else values.file_id
         unflushed = self._unflushed()
-        state = (self._store.version, active, unflushed)
+        ratio = self._ratio()
+        state = (self._store.version, active, unflushed, ratio)
         if request is None and self._judged is not None and self._judged == state:
             return
-        ratio = self._options.gc_discard_ratio if request is None else request.ratio
         plan = pick_gc(
             self._store.version, ratio=ratio, active=active, unflushed=unflushed,
             busy=frozenset(), max_output_bytes=self._options.value_log_file_size,
@@ -115,8 +116,15 @@ class Collecting:
             self._relocate(plan)
         elif not plan.relocate:
             self._retry.succeeded()  # what failed is gone
-            self._judged = (self._store.version, active, unflushed)
+            self._judged = (self._store.version, active, unflushed, ratio)
             self._finish_request(plan)
+
+    def _ratio(self) -> float:
+        """The share of garbage from which on a file is rewritten."""
+        if self._request is not None:
+            return self._request.ratio
+        ratio = self._options.gc_discard_ratio
+        return ratio * _QUIET_RATIO if self._stillness.quiet else ratio
 
     def _drop(self, plan: GCPlan) -> None:
         if not plan.drop:
@@ -133,9 +141,7 @@ class Collecting:
                 self._request.files[file_id] = ("dropped", "nothing in it was alive")
 
     def _relocate(self, plan: GCPlan) -> None:
-        published = self._oracle.published
-        rate = _BUSY_RATE if published != self._published else 0
-        self._published = published
+        rate = 0 if self._stillness.quiet else _BUSY_RATE
         job = relocation(
             self._store.version, plan.relocate, output=self._store.reserve_vlog(), rate=rate,
             created_ms=now_ms(),

@@ -10,17 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from meles.engine.background.flushing import build_options
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.stillness import Stillness
 from meles.engine.clock import now_ms
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import (
+    keeps_for_level_zero,
+    most_jobs,
+    pick,
+    pick_again_at,
+    pick_flatten,
+    pick_level_zero,
+    pick_settling,
+)
 from meles.engine.compaction.plan import Plan, jobs_for
+from meles.engine.compaction.targets import facts
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.jobs import CompactJob, Job, JobResult
@@ -33,6 +45,9 @@ from meles.engine.table.reader import Table
 from meles.engine.txn.oracle import Oracle
 
 log = logging.getLogger("meles.compaction")
+_READER_NAP: Final = 5.0  # seconds between two looks whether a reader that holds garbage is gone
+_LONGEST_NAP: Final = 600.0  # the wall clock may be set meanwhile
+_AFTER_EXPIRY: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -60,9 +75,15 @@ class Compacting:
     """Decides, submits and installs compactions."""
 
     def __init__(
-        self, store: Store, oracle: Oracle, options: Options, scheduler: Scheduler
+        self,
+        store: Store,
+        oracle: Oracle,
+        options: Options,
+        scheduler: Scheduler,
+        stillness: Stillness,
     ) -> None:
         self._store = store
+        self._stillness = stillness
         self._oracle = oracle
         self._options = options
         self._scheduler = scheduler
@@ -71,6 +92,7 @@ class Compacting:
         self._retries: dict[frozenset[int], Retry] = {}
         self._waiting: list[Plan] = []  # failed plans that keep their claim for a while
         self._found_none = False
+        self._woken_at = math.inf  # monotonic
         self.flatten = False
         self.level_zero = False  # compact L0 whatever its score (compact_l0_on_close)
         self.stopped = False
@@ -89,6 +111,7 @@ class Compacting:
             self._found_none = plan is None
             if plan is None:
                 self._forget_what_is_not_due()
+                self._look_again()
                 return
             self._in_flight.claim(plan)
             if plan.kind == "move":
@@ -109,8 +132,7 @@ class Compacting:
     def _pick(self, free: int) -> Plan | None:
         version = self._store.version
         options = self._options
-        # one worker always for L0: a single free one of several takes nothing deeper
-        l0_only = options.num_compactors > 1 and free == 1
+        l0_only = keeps_for_level_zero(free, options, self._in_flight)
         discard_ts = self._discard_ts()
         now = now_ms() / 1000
         plan = None
@@ -120,9 +142,35 @@ class Compacting:
             plan = pick(
                 version, options, self._in_flight, l0_only=l0_only, now=now, discard_ts=discard_ts
             )
+        if plan is None and self._stillness.quiet and not self._store.view.sealed:
+            plan = pick_settling(version, options, self._in_flight)
         if plan is None and self.flatten:
             plan = pick_flatten(version, options, self._in_flight)
         return plan
+
+    def _look_again(self) -> None:
+        """Be woken when something will be due without anybody doing anything.
+
+        That is when enough has expired, and when a reader may be gone: readers end without a word.
+        """
+        now = now_ms() / 1000
+        version = self._store.version
+        at = pick_again_at(
+            version, self._options, self._in_flight, now=now, discard_ts=self._discard_ts()
+        )
+        seconds = _LONGEST_NAP if at is None else min(_LONGEST_NAP, at - now + _AFTER_EXPIRY)
+        if self._oracle.readers() and any(facts(level).with_garbage for level in version.levels):
+            seconds = min(seconds, _READER_NAP)
+        elif at is None:
+            return
+        due = time.monotonic() + seconds
+        if due < self._woken_at:
+            self._woken_at = due
+            self._scheduler.pool.call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._woken_at = math.inf
+        self._scheduler.poke()
 
     def _discard_ts(self) -> int:
         """Up to where superseded versions may go; in managed mode below what memtables hold."""
@@ -144,7 +192,7 @@ class Compacting:
             discard_ts=self._discard_ts(),
             now_ms=now_ms(),
             drops=drops,
-            parallel=free,
+            parallel=most_jobs(plan, free, self._options, self._in_flight),
             build=build_options(self._options),
         )
         ids = [self._scheduler.new_job_id() for _ in jobs]

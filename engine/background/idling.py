@@ -3,56 +3,53 @@
 Runs in: supervisor, on the control thread.
 Invariants: (1) an idle database holds little in logs: after `QUIET_SECONDS` without a commit a
 memtable worth a table is flushed; (2) a value-log file still appended to is sealed when enough of
-its flushed part is garbage, so that GC can take it without waiting until it is full; (3) the timer
-runs only while there is something to look at.
+its flushed part is garbage, so that GC can take it without waiting until it is full; (3) the other
+kinds of work are asked again once nobody writes: some of theirs waits for that.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from meles.engine.background.scheduler import Scheduler
+from meles.engine.background.stillness import QUIET_SECONDS, Stillness
 from meles.engine.errors import InvariantError
 from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.writer import Writer
 
-QUIET_SECONDS: Final = 5.0
+DOZE_SECONDS: Final = 30.0  # between two looks while nobody writes: beginning to is not announced
 WORTH_FLUSHING: Final = 1 << 20  # bytes of log, or of values only the memtable refers to
 WORTH_SEALING: Final = 4 << 20  # bytes of garbage in the open value-log file
 _GARBAGE_SHARE: Final = 0.5
+_QUIET_GARBAGE_SHARE: Final = 0.25
 
 
 class Idling:
     """Watches for quiet and for garbage in the open value-log file. Submits no job of its own."""
 
-    def __init__(self, store: Store, writer: Writer, scheduler: Scheduler) -> None:
+    def __init__(
+        self, store: Store, writer: Writer, scheduler: Scheduler, stillness: Stillness
+    ) -> None:
         self._store = store
         self._writer = writer
         self._scheduler = scheduler
-        self._seen = -1  # the last timestamp seen, and when it was new
-        self._since = 0.0
+        self._stillness = stillness
         self._timer_set = False
-        self._judged = -1
+        self._judged = (-1, False)
 
     def start_due(self) -> None:
         if self._writer.refusal is not None:
             return
-        self._seal_garbage()
-        active = self._writer.active
-        if self._held(active.size) < WORTH_FLUSHING:
-            return
-        now = time.monotonic()
-        if active.last_ts != self._seen:
-            self._seen, self._since = active.last_ts, now
-        elif now - self._since >= QUIET_SECONDS and not self._store.view.sealed:
+        quiet = self._stillness.quiet
+        self._seal_garbage(quiet=quiet)
+        full = self._held(self._writer.active.size) >= WORTH_FLUSHING
+        if quiet and full and not self._store.view.sealed:
             self._writer.rotate_now()
-            return
         if not self._timer_set:
             self._timer_set = True
-            self._scheduler.pool.call_later(QUIET_SECONDS, self._tick)
+            self._scheduler.pool.call_later(DOZE_SECONDS if quiet else QUIET_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._timer_set = False
@@ -64,18 +61,19 @@ class Idling:
         unflushed = 0 if values is None else values.end - self._writer.sink.flushed_end
         return max(log_bytes, unflushed)
 
-    def _seal_garbage(self) -> None:
+    def _seal_garbage(self, *, quiet: bool) -> None:
         values = self._writer.sink.current
         version = self._store.version
-        if values is None or id(version) == self._judged:
+        if values is None or (id(version), quiet) == self._judged:
             return
-        self._judged = id(version)
+        self._judged = (id(version), quiet)
         live = live_bytes(version).get(values.file_id, (0, 0))[0]
         flushed = self._writer.sink.flushed_end
         if self._store.view.sealed or flushed <= 0:
             return
         garbage = flushed - live
-        if garbage >= WORTH_SEALING and garbage >= _GARBAGE_SHARE * values.end:
+        share = _QUIET_GARBAGE_SHARE if quiet else _GARBAGE_SHARE
+        if garbage >= WORTH_SEALING and garbage >= share * values.end:
             self._writer.retire_values(values.file_id)
 
     def is_idle(self) -> bool:

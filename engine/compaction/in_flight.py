@@ -87,3 +87,11 @@ class InFlight:
         """
         when, wait = self._attempts.get(_content(table), (0.0, 0.0))
         return not wait or not when <= now < when + wait
+
+    def tried(self, table: TableMeta) -> bool:
+        """Whether a rewrite left this content as it was."""
+        return _content(table) in self._attempts
+
+    def may_rewrite_at(self, table: TableMeta) -> float:
+        """When `may_rewrite` will be true, in the unix seconds it is asked in."""
+        return sum(self._attempts.get(_content(table), (0.0, 0.0)))

@@ -25,10 +25,15 @@ SubRange = tuple[bytes | None, bytes | None]
 KeyRange = tuple[bytes, bytes]
 
 GRANDPARENTS: Final = 10  # tables of the level after next that one output may overlap
+# A job is one message of at most 1 MiB. What it may carry, at the worst: keys of ranges and of
+# splits 2 x 192 KiB, drops and the splits around them 3 x 64 KiB, start and stop 127 KiB, and in
+# the 336 KiB that are left 30,000 table ids of 10 bytes.
+BOUND_BYTES: Final = 192 << 10  # keys of the ranges, and again of the splits
 MAX_BELOW: Final = 512  # ranges
-BOUND_BYTES: Final = 256 << 10  # keys of the ranges, and again of the splits: a message is 1 MiB
 MAX_SPLITS: Final = 512
-_MAX_DROP_BYTES: Final = 128 << 10
+MAX_JOB_TABLES: Final = 30_000
+_MAX_DROP_BYTES: Final = 64 << 10
+_TABLES_APART: Final = 20_000  # that begin in one sub-range; those that reach into it come on top
 _ENTRY_BYTES: Final = 16  # a block's words for an entry, beside key and value
 _FILL: Final = 0.95  # share of the target size at which outputs are cut
 
@@ -66,9 +71,12 @@ def hull(tables: Iterable[TableMeta]) -> KeyRange:
 def subranges(plan: Plan, version: Version, parallel: int) -> list[SubRange]:
     """Up to `parallel` ranges of about the same bytes, each worth at least two outputs.
 
-    Borders are where tables of the lower level begin; without one, those of the upper level.
+    Borders are where tables of the lower level begin; without one, those of the upper level. A
+    plan with more tables than one job can name is cut by their number.
     """
     del version
+    if len(plan.inputs) > _TABLES_APART and plan.kind != "l0_to_l0":
+        return _ranges_by_number(plan)
     tables = [table for table in plan.bottom or plan.top if table.min_key > plan.low]
     tables.sort(key=lambda table: table.min_key)
     total = sum(table.size for table in plan.inputs)
@@ -84,6 +92,14 @@ def subranges(plan: Plan, version: Version, parallel: int) -> list[SubRange]:
         if not borders or key > borders[-1]:
             borders.append(key)
     edges: list[bytes | None] = [None, *borders, None]
+    return list(pairwise(edges))
+
+
+def _ranges_by_number(plan: Plan) -> list[SubRange]:
+    """Ranges in which few enough tables begin. Those of L0 are few (`shapes.MAX_FORCED`)."""
+    tables = plan.bottom if plan.from_level == 0 else plan.inputs
+    begins = sorted({table.min_key for table in tables})
+    edges: list[bytes | None] = [None, *begins[_TABLES_APART::_TABLES_APART], None]
     return list(pairwise(edges))
 
 

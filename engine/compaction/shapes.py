@@ -8,9 +8,10 @@ lie above newer entries; (2) with tables that go to a level go all tables there 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from meles.engine.compaction.drops import PrefixDrop, may_hold
@@ -21,6 +22,7 @@ from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
 MAX_L0_TABLES: Final = 64  # sources of one merge; only overlap forces more
+MAX_FORCED: Final = 1024  # ... and no more than these: a job names every table, a merge maps them
 _MAX_SEEDS: Final = 32  # starting points tried on L0 before giving up
 _MAX_MOVED: Final = 16  # tables of one move
 _L0_TO_L0: Final = 4  # fewer tables are not worth writing again for
@@ -45,17 +47,37 @@ class Look:
         """Whether rewriting the table would let go of something, as far as its properties tell."""
         if any(may_hold(table, drop) for drop in self.drops):
             return True
-        settled = table.max_version <= self.discard_ts
-        return settled and GARBAGE_SHARE * weight(table) <= table.stale_bytes > 0
+        if table.max_version > self.discard_ts:
+            return False
+        stale = table.stale_bytes / weight(table)
+        share = stale + expired(table, self.now) / table.count
+        return stale >= GARBAGE_SHARE or share >= EXPIRED_SHARE
 
 
 GARBAGE_SHARE: Final = 0.2  # of a table's bytes; below it, rewriting costs more than it frees
+EXPIRED_SHARE: Final = 0.4  # the same with what expires meanwhile: that grows, and is waited for
 _ENTRY_BYTES: Final = 16  # a block's words for an entry: `stale_bytes` counts them, `raw_bytes` not
 
 
 def weight(table: TableMeta) -> int:
     """Bytes of a table's entries, before compression."""
     return table.raw_bytes + _ENTRY_BYTES * table.count
+
+
+def expired(table: TableMeta, now: float) -> float:
+    """Entries that have expired since the table was made, to an eighth of those that will."""
+    if not table.expiries:
+        return 0.0
+    passed = bisect_right(table.expiries, int(now * 1000))
+    return table.expiring * passed / len(table.expiries)
+
+
+def expired_at(table: TableMeta, entries: float) -> float | None:
+    """When `expired` will have reached so many entries, in unix seconds; None if never."""
+    marks = table.expiries
+    if not marks or entries > table.expiring:
+        return None
+    return marks[max(0, ceil(entries * len(marks) / table.expiring) - 1)] / 1000
 
 
 # -- L0 ------------------------------------------------------------------------------------------
@@ -89,6 +111,8 @@ def level_zero_plan(look: Look, seeds: Sequence[TableMeta] | None = None) -> Pla
         chosen = _with_older(oldest_first, at, look.in_flight)
         if chosen is None:
             continue
+        if len(chosen) > MAX_FORCED:  # in parts then: the oldest of them overlaps nothing older
+            chosen = {min(chosen)}
         plan = _moved_from_zero(look, oldest_first, chosen) or _merged_from_zero(
             look, oldest_first, chosen
         )

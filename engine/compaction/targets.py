@@ -73,13 +73,15 @@ class LevelFacts:
         return sums[max(first, bisect_right(min_keys, high))] - sums[first]
 
     @cached_property
-    def with_tombstones(self) -> tuple[TableMeta, ...]:
-        return tuple([table for table in self.level if table.tombstones])
-
-    @cached_property
     def with_garbage(self) -> tuple[TableMeta, ...]:
         """Tables that hold, or will come to hold, entries nobody can see."""
-        return tuple([table for table in self.level if table.stale_bytes or table.expiring])
+        return tuple(
+            [
+                table
+                for table in self.level
+                if table.stale_bytes or table.expiring or table.tombstones
+            ]
+        )
 
 
 _facts: OrderedDict[int, LevelFacts] = OrderedDict()

@@ -83,6 +83,7 @@ cdef class BlockMaker:
     cdef uint64_t _table_min
     cdef uint64_t _tombstones
     cdef uint64_t _expiring
+    cdef Buffer _to_come                # when entries will expire
     cdef uint64_t _stale_bytes
     cdef uint64_t _raw_bytes
     cdef Buffer _files                  # FileTally, ascending
@@ -131,6 +132,7 @@ cdef class BlockMaker:
         drop(&self._hashes)
         drop(&self._first_key)
         drop(&self._files)
+        drop(&self._to_come)
 
     @property
     def size(self):
@@ -261,6 +263,8 @@ cdef class BlockMaker:
         self._expiring += entry.expiry != 0
         if same or tombstone or 0 < entry.expiry <= self._now_ms:
             self._stale_bytes += entry.key_size + entry.value_size + ENTRY_BYTES
+        if entry.expiry > self._now_ms and not append64(&self._to_come, entry.expiry):
+            return PUT_NO_MEMORY
         if entry.meta & META_POINTER:
             return self._tally_pointer(entry)
         return PUT_DONE
@@ -450,6 +454,10 @@ cdef class BlockMaker:
                 for nth in range(self._files.size // sizeof(FileTally))
             ]),
         )
+
+    def expiries(self):
+        """When entries will expire, in no order."""
+        return memoryview(buffer_bytes(&self._to_come)).cast("Q")
 
     @property
     def keys(self):

@@ -60,7 +60,8 @@ class TableMeta:
 
     `value_log` lists (logical file id, bytes referenced with entry headers, entries referenced).
     `stale_bytes` counts tombstones, expired entries and versions that older readers alone still
-    need;
+    need; `expiries` are up to 8 unix milliseconds by which equal shares of the entries that expire
+    will have: the last one is when all have. Empty when there are none or a file does not say.
     `ordered` is False when a newer source may hold an older version (managed mode, restored data).
     """
 
@@ -81,26 +82,32 @@ class TableMeta:
     key_id: int = 0
     created: float = 0.0
     ordered: bool = True
+    expiries: tuple[int, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """As msgpack-able data; short names, since the MANIFEST repeats them."""
-        return {
+        plain = {
             "i": self.id, "s": self.size, "c": self.crc, "n": self.count, "k": self.min_key,
             "K": self.max_key, "v": self.min_version, "V": self.max_version, "t": self.tombstones,
             "e": self.expiring, "g": self.stale_bytes, "r": self.raw_bytes,
             "l": [list(ref) for ref in self.value_log], "z": self.compression, "y": self.key_id,
             "a": self.created, "o": self.ordered,
         }  # fmt: skip
+        return {**plain, "x": list(self.expiries)} if self.expiries else plain
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> TableMeta:
         """`KeyError`, `TypeError` or `ValueError` when the data is not what `to_plain` makes."""
+        expiries = tuple(map(number, plain.get("x", ())))
+        if list(expiries) != sorted(expiries):
+            raise ValueError("expiry times are out of order")
         return TableMeta(
             file_id(plain["i"]), number(plain["s"]), number(plain["c"]), number(plain["n"]),
             octets(plain["k"]), octets(plain["K"]), number(plain["v"]), number(plain["V"]),
             number(plain["t"]), number(plain["e"]), number(plain["g"]), number(plain["r"]),
             tuple((file_id(a), number(b), number(c)) for a, b, c in plain["l"]),
             str(plain["z"]), number(plain["y"]), moment(plain["a"]), bool(plain["o"]),
+            expiries,
         )  # fmt: skip
 
     def overlaps(self, low: bytes | None, high: bytes | None) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import accumulate, count, islice
 from operator import add, lt
 from typing import Any, Final, NamedTuple, Protocol
@@ -78,6 +78,7 @@ class BlockMaker(Protocol):
     def end(self) -> None: ...
     def take(self) -> Buffer: ...
     def tally(self) -> tuple[Any, ...]: ...
+    def expiries(self) -> Iterable[int]: ...
     @property
     def keys(self) -> int: ...
     def filter_lines(self, lines: int, bits: int) -> bytes: ...
@@ -129,6 +130,7 @@ class BlockMakerPy:
         self._stale_bytes = 0
         self._tombstones = 0
         self._expiring = 0
+        self._to_come = array("Q")
         self._raw_bytes = 0
         self._value_log: dict[int, list[int]] = {}
         self.count = 0
@@ -248,6 +250,7 @@ class BlockMakerPy:
         self._tombstones += sum([meta & META_DELETE for meta in metas])
         self._expiring += sum(map(bool, expiries))
         now = self._now_ms
+        self._to_come.extend([expiry for expiry in expiries if expiry > now])
         stale = 0
         for key, meta, expiry, value in zip(keys, metas, expiries, pending.values, strict=False):
             if meta & META_DELETE or key == previous or 0 < expiry <= now:
@@ -291,6 +294,10 @@ class BlockMakerPy:
                 for file_id, (size, entries) in sorted(self._value_log.items())
             ),
         )
+
+    def expiries(self) -> Iterable[int]:
+        """When entries will expire, in no order."""
+        return self._to_come
 
     @property
     def keys(self) -> int:

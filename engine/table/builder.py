@@ -27,7 +27,7 @@ from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block_maker import BlockMaker, BlockMakerPy, Tally, batch_bytes, packer
 from meles.engine.table.bloom import encode_bloom, shape
-from meles.engine.table.index import encode_properties
+from meles.engine.table.index import encode_properties, expiry_shares
 from meles.engine.table.layout import INDEX_HEAD, Footer, encode_footer, section
 
 _WRITE_BYTES: Final = 1 << 20  # blocks are written to the file at this size
@@ -146,6 +146,7 @@ class TableBuilder:
             key_id=self._header.key_id,
             created=self._created_ms / 1000,
             ordered=self._ordered,
+            expiries=expiry_shares(self.blocks.expiries()),
             **tally._asdict(),
         )
 

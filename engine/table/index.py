@@ -10,9 +10,10 @@ Fails with: `CorruptionError`.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 from meles.engine.errors import CorruptionError
@@ -26,6 +27,8 @@ from meles.engine.table.layout import (
     INDEX_HEAD_BYTES,
     INDEX_ROW_BYTES,
 )
+
+_SHARES: Final = 8  # finer than what a rewrite is decided by
 
 
 @dataclass(slots=True)
@@ -83,6 +86,13 @@ def decode_index(data: bytes, blocks: int, blocks_end: int, offset: int, path: s
     if not min(entries) or max(flags) > FLAG_MASK:
         raise damaged("entry counts or flags are not valid")
     return Index(starts, max_versions, sizes, entries, flags, last_keys)
+
+
+def expiry_shares(expiries: Iterable[int]) -> tuple[int, ...]:
+    """Times by which further eighths of the entries have expired: `TableMeta.expiries`."""
+    ordered = sorted(expiries)
+    parts = min(_SHARES, len(ordered))
+    return tuple([ordered[len(ordered) * part // parts - 1] for part in range(1, parts + 1)])
 
 
 def encode_properties(meta: TableMeta) -> bytes:

@@ -20,6 +20,7 @@ from meles.engine.errors import CorruptionError
 from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block import Block
 from meles.engine.table.bloom import key_hash
+from meles.engine.table.index import expiry_shares
 from meles.engine.table.layout import (
     FLAG_EXPIRY,
     FLAG_META,
@@ -112,6 +113,7 @@ class _Totals:
         self._versions: list[int] = []
         self._tombstones = 0
         self._expiring = 0
+        self._expiries: list[int] = []
         self._raw_bytes = 0
         self._vlog_bytes: Counter[int] = Counter()
         self._vlog_entries: Counter[int] = Counter()
@@ -128,6 +130,7 @@ class _Totals:
         self._versions += (min(columns.versions), max(columns.versions))
         self._tombstones += sum(meta & META_DELETE for meta in columns.metas)
         self._expiring += sum(map(bool, columns.expiries))
+        self._expiries += filter(None, columns.expiries)
         self._raw_bytes += sum(map(len, columns.keys)) + sum(map(len, columns.values))
         for meta, value in zip(columns.metas, columns.values, strict=True):
             if meta & META_POINTER:
@@ -155,4 +158,7 @@ class _Totals:
             "raw_bytes": self._raw_bytes,
             "value_log": value_log,
         }
+        if meta.expiries:  # a file may leave them out
+            built = round(meta.created * 1000)
+            counted["expiries"] = expiry_shares(at for at in self._expiries if at > built)
         return next((name for name, value in counted.items() if getattr(meta, name) != value), None)

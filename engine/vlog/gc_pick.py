@@ -4,7 +4,7 @@ Runs in: supervisor. Pure.
 Invariants: (1) every file of the Version is in exactly one of the plan's parts; (2) a file is
 touched only when sealed, fully flushed and in no other job; (3) one plan is at most one relocation,
 whose output stays under the size asked for unless a single file alone exceeds it, and is smaller
-than what it replaces.
+than what it replaces; (4) its job fits one message.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ UNFLUSHED: Final = "unflushed: a memtable may refer to it"
 BELOW_RATIO: Final = "below ratio: too little garbage"
 NO_GAIN: Final = "no gain: the copy would not be smaller"
 NEXT_RUN: Final = "next run: no room left in this run's output"
+SCATTERED: Final = "scattered: more tables refer to it than one job can name"
+MAX_NAMED: Final = 80_000  # files a job names, at up to 11 bytes each: it is one message of 1 MiB
 MAX_OUTPUT_ENTRIES: Final = 4_000_000  # bounds the worker's memory: some 100 bytes an entry
 
 
@@ -74,12 +76,36 @@ def pick_gc(
         else:
             due.append(file)
     chosen: list[VlogSpace] = []
+    tables = _referring(version, due)
+    named: set[int] = set()
     for file in sorted(due, key=lambda f: (-f.garbage_ratio, f.id)):
-        if chosen and not _fits([*chosen, file], max_output_bytes):
+        if _named([file], tables[file.id]) > MAX_NAMED:
+            kept[file.id] = SCATTERED
+        elif chosen and not (
+            _fits([*chosen, file], max_output_bytes)
+            and _named([*chosen, file], named | tables[file.id]) <= MAX_NAMED
+        ):
             kept[file.id] = NEXT_RUN
         else:
             chosen.append(file)
+            named |= tables[file.id]
     return GCPlan(tuple(drop), tuple(sorted(f.id for f in chosen)), tuple(sorted(kept.items())))
+
+
+def _referring(version: Version, files: list[VlogSpace]) -> dict[int, set[int]]:
+    """Per file, the ids of the tables that refer to it."""
+    physical = {logical: file.id for file in files for logical in file.logical}
+    found: dict[int, set[int]] = {file.id: set() for file in files}
+    for _, table in version.walk():
+        for logical, _, _ in table.value_log:
+            if logical in physical:
+                found[physical[logical]].add(table.id)
+    return found
+
+
+def _named(files: list[VlogSpace], tables: set[int]) -> int:
+    """Ids in the job that relocates these files."""
+    return len(tables) + len(files) + sum(len(file.logical) for file in files)
 
 
 def relocation(

@@ -9,6 +9,8 @@ from typing import Any
 
 import meles
 import pytest
+from meles.engine.background import compacting
+from waiting import wait_until
 
 OpenDB = Callable[..., meles.DB]
 WAYS = ("db", "txn", "batch")
@@ -155,3 +157,33 @@ def test_it_survives_flush_compaction_and_reopening(open_db: OpenDB, db: meles.D
     db.close()
     again = open_db()
     assert [item.expires_at for item in again.iterate()] == before
+
+
+@pytest.mark.parametrize("level", [0, 6])
+def test_the_expired_leave_the_disk_by_themselves(open_db: OpenDB, level: int) -> None:
+    """Nobody writes, reads or asks: the tables know when it is worth a rewrite."""
+    db = open_db(workers="thread")
+    for n in range(2_000):
+        db.set(b"%05d" % n, b"v" * 20, ttl=0.6)
+    db.flush(60)
+    if level:
+        db.flatten(timeout=60)
+    wait_until(lambda: not db.tables(), what="the last table gone")
+    assert db.stats().dropped_entries == 2_000
+
+
+def test_what_a_reader_held_leaves_after_it(
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers end without a word to anybody."""
+    monkeypatch.setattr(compacting, "_READER_NAP", 0.05)
+    db = open_db(workers="thread")
+    for n in range(2_000):
+        db.set(b"%05d" % n, b"v" * 20)
+    with db.view():
+        for n in range(2_000):
+            db.delete(b"%05d" % n)
+        db.flush(60)
+        db.flatten(timeout=60)
+        assert sum(table.entries for table in db.tables()) == 4_000
+    wait_until(lambda: not db.tables(), what="the last table gone")

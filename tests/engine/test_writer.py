@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,32 @@ def test_a_writer_waits_for_room_and_goes_on(open_db: OpenDB, fault_disk: FaultD
     stalls = db.stats().stalls
     assert stalls.count >= 1
     assert 0 < stalls.longest <= stalls.seconds
+
+
+def test_writers_are_slowed_down_before_they_are_stopped(open_db: OpenDB) -> None:
+    """Half of the sealed memtables there may be wait: delays come, and stats() shows them."""
+    db = open_db(workers="process", num_memtables=6, write_stall_timeout=0.05)
+    flusher = wait_until(lambda: [w.pid for w in db.workers() if w.state == "idle" and
+                                  w.kind == "flusher"])[0]  # fmt: skip
+    assert flusher is not None
+    os.kill(flusher, signal.SIGSTOP)
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(meles.WriteStallError):  # noqa: PT012
+        for n in range(3_000):
+            db[b"%04d" % n] = bytes(900)
+            stalls = db.stats().stalls
+            seen.append((stalls.slowdowns, stalls.count))
+    os.kill(flusher, signal.SIGCONT)
+    assert seen[0] == (0, 0)
+    assert seen[-1][0] >= 3, "no delays before the stop"
+    assert [count for _, count in seen] == [0] * len(seen)  # stopped only at the very end
+    stalls = db.stats().stalls
+    assert stalls.count == 1
+    assert stalls.slowdown_seconds >= stalls.slowdowns * 0.001
+    wait_until(lambda: len(db.stats().memtables) == 1)
+    slowed = db.stats().stalls.slowdowns
+    db[b"after"] = bytes(900)
+    assert db.stats().stalls.slowdowns == slowed  # the delay ends with its reason
 
 
 def test_a_writer_waits_no_longer_than_it_is_told_to(

@@ -9,8 +9,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import (
+    _look,
+    keeps_for_level_zero,
+    most_jobs,
+    pick,
+    pick_flatten,
+    pick_level_zero,
+)
 from meles.engine.compaction.plan import Plan
+from meles.engine.compaction.shapes import MAX_FORCED, level_zero_plan
 from meles.engine.compaction.targets import facts, level_targets
 from meles.engine.manifest.version import Drop, TableMeta, Version
 
@@ -173,3 +181,48 @@ def test_a_thousand_tables_on_level_zero_are_taken_in_parts(tools: Any) -> None:
     assert plan.kind == "l0_to_base"
     assert plan.top == tables[-len(plan.top) :]
     assert 4 <= len(plan.top) <= 64
+
+
+def test_what_overlap_forces_into_one_merge_is_bounded(tools: Any) -> None:
+    """The table with tombstones overlaps all older ones: the oldest of them go first."""
+    tables = tuple(
+        tools.meta(n, key(1), key(90), versions=(n, n), count=100, tombstones=90 * (n == 3000))
+        for n in range(3000, 0, -1)
+    )
+    version = replace(Version.empty(5), levels=(tables, (), (), (), ()))
+    options = tools.options(num_level_zero_tables=1000, num_level_zero_tables_stall=9000)
+    few = replace(version, levels=(tables[:999], *version.levels[1:]))
+    plan = level_zero_plan(_look(few, options, InFlight(), 1e9, 5000), tables[:1])
+    assert plan is not None
+    assert len(plan.top) == 999  # below the bound, overlap decides
+    plan = level_zero_plan(_look(version, options, InFlight(), 1e9, 5000), tables[:1])
+    assert plan is not None
+    assert plan.top == tables[-len(plan.top) :]
+    assert len(plan.top) <= MAX_FORCED
+
+
+def one_table_plan(tools: Any, from_level: int, table_id: int) -> Plan:
+    table = tools.meta(table_id, key(table_id), key(table_id))
+    return Plan("level", from_level, from_level + 1, (table,), (), 1, table.min_key, table.max_key)
+
+
+def test_a_worker_is_kept_for_level_zero_until_one_is_at_work_there(tools: Any) -> None:
+    options, in_flight = tools.options(num_compactors=3), InFlight()
+    deep, zero = one_table_plan(tools, 1, 1), one_table_plan(tools, 0, 2)
+    assert not keeps_for_level_zero(3, options, in_flight)
+    assert most_jobs(deep, 3, options, in_flight) == 2  # not all of them to one deep plan
+    in_flight.claim(deep)
+    assert keeps_for_level_zero(1, options, in_flight)
+    assert most_jobs(zero, 3, options, in_flight) == 3
+    in_flight.claim(zero)
+    assert most_jobs(zero, 3, options, in_flight) == 3
+    assert not keeps_for_level_zero(1, options, in_flight)
+    assert most_jobs(deep, 2, options, in_flight) == 2
+    in_flight.release(zero)
+    assert keeps_for_level_zero(1, options, in_flight)
+
+
+def test_a_single_compactor_does_everything(tools: Any) -> None:
+    options = tools.options(num_compactors=1)
+    assert not keeps_for_level_zero(1, options, InFlight())
+    assert most_jobs(one_table_plan(tools, 1, 1), 1, options, InFlight()) == 1

@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import count, pairwise
 from typing import Any
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meles.engine.compaction.plan import (
     BOUND_BYTES,
     MAX_BELOW,
+    MAX_JOB_TABLES,
     MAX_SPLITS,
     Plan,
     bound_ranges,
@@ -21,8 +21,10 @@ from meles.engine.compaction.plan import (
     jobs_for,
     subranges,
 )
-from meles.engine.jobs import CompactJob, job_to_plain
+from meles.engine.ids import MAX_FILE_ID
+from meles.engine.jobs import CompactJob, Job
 from meles.engine.manifest.version import TableMeta, Version
+from meles.workers.wire.messages import JobRequest, encode
 
 MIB = 1 << 20
 
@@ -213,22 +215,53 @@ def test_ranges_are_joined_until_they_fit(number: int, length: int) -> None:
     assert all(any(a <= low and high <= b for a, b in bounded) for low, high in ranges)
 
 
-@pytest.mark.parametrize("length", [10, 60_000])
-def test_a_job_fits_a_message(tools: Any, length: int) -> None:
+def frame_of(job: Job) -> bytes:
+    """The job as the pool sends it. Raises if it is too long."""
+    return encode(JobRequest(1 << 60, 1 << 60, job))
+
+
+@pytest.mark.parametrize("length", [10, 65_000])
+@pytest.mark.parametrize("first_id", [1, MAX_FILE_ID - 30_000])
+def test_a_job_fits_a_message(tools: Any, length: int, first_id: int) -> None:
+    """Everything at its longest: keys, ids, ranges below, splits, drops, sources."""
+
     def wide(number: int) -> bytes:
         return key(number).ljust(length, b"-")
 
+    ids = count(first_id)
     top = [
-        tools.meta(n + 1, wide(0), wide(9999), size=64 * MIB, versions=(9, 9)) for n in range(60)
+        tools.meta(next(ids), wide(0), wide(99_999), size=64 * MIB, versions=(9, 9))
+        for n in range(1000)
     ]
-    bottom = [tools.meta(100 + n, wide(10 * n), wide(10 * n + 1), size=2 * MIB) for n in range(900)]
-    deep = [tools.meta(2000 + n, wide(2 * n), wide(2 * n + 1)) for n in range(4999)]
+    bottom = [
+        tools.meta(next(ids), wide(100 * n + 3), wide(100 * n + 4), size=2 * MIB)
+        for n in range(900)
+    ]
+    deep = [tools.meta(next(ids), wide(20 * n), wide(20 * n + 1)) for n in range(4999)]
     version = version_of(top, bottom, deep)
-    drops = tuple((wide(n)[: length - 3], 5) for n in range(3000))
-    for job in jobs(tools, plan_of(version, top, 0, 1), version, parallel=4, drops=drops):
-        assert len(msgpack.packb(job_to_plain(job))) < 1 << 20
-        assert list(job.splits) == sorted(set(job.splits))
-        assert len(job.splits) <= 2 * MAX_SPLITS
+    for size in (length - 3, length // 64, 3):
+        drops = tuple((wide(n)[:size], 5) for n in range(3000))
+        for job in jobs(tools, plan_of(version, top, 0, 1), version, parallel=4, drops=drops):
+            assert len(frame_of(job)) > length
+            assert list(job.splits) == sorted(set(job.splits))
+            assert len(job.splits) <= 2 * MAX_SPLITS
+
+
+@pytest.mark.parametrize("from_level", [0, 1])
+def test_a_plan_of_very_many_tables_is_cut_into_jobs_that_fit(tools: Any, from_level: int) -> None:
+    ids = count(MAX_FILE_ID - 100_000)
+    top = [tools.meta(next(ids), key(0), key(899_999), versions=(9, 9), size=64 * MIB)]
+    bottom = [tools.meta(next(ids), key(10 * n), key(10 * n + 9)) for n in range(70_000)]
+    version = version_of(*([top, bottom] if from_level == 0 else [[], top, bottom]))
+    made = jobs(tools, plan_of(version, top, from_level, from_level + 1), version)
+    assert len(made) == 4
+    assert [job.start for job in made] == [None, *(job.stop for job in made[:-1])]
+    named: list[int] = []
+    for job in made:
+        frame_of(job)
+        assert sum(map(len, job.inputs)) <= MAX_JOB_TABLES
+        named += job.inputs[-1]
+    assert sorted(named) == [table.id for table in bottom]
 
 
 def test_outputs_are_cut_where_they_would_meet_too_much(tools: Any) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from meles.engine.compaction.drops import spent_drops
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.compaction.picker import pick, pick_flatten, pick_level_zero
+from meles.engine.compaction.picker import (
+    pick,
+    pick_again_at,
+    pick_flatten,
+    pick_level_zero,
+    pick_settling,
+)
 from meles.engine.compaction.plan import Plan, subranges
 from meles.engine.compaction.targets import level_targets, scores
 from meles.engine.manifest.version import Version
@@ -97,9 +103,10 @@ class Session:
             low, _, high = keys.partition("-")
             named = dict(word.split("=") for word in more)
             first, _, last = named.pop("v", "1-1").partition("-")
+            expiries = tuple(map(int, filter(None, named.pop("expiries", "").split(","))))
             meta = self.tools.meta(
                 int(table_id), low.encode(), high.encode(), size=number(size),
-                versions=(int(first), int(last)),
+                versions=(int(first), int(last)), expiries=expiries,
                 **{key: number(value) for key, value in named.items()},
             )  # fmt: skip
             self.lsm.version = self.lsm.version.with_tables(int(level[1:]), [meta], [])
@@ -120,6 +127,8 @@ class Session:
         lsm = self.lsm
         if "flatten" in args:
             return pick_flatten(lsm.version, lsm.options, lsm.in_flight)
+        if "settling" in args:
+            return pick_settling(lsm.version, lsm.options, lsm.in_flight)
         if "l0" in args:
             return pick_level_zero(lsm.version, lsm.options, lsm.in_flight)
         return pick(
@@ -148,9 +157,21 @@ class Session:
             )
         return "\n".join(shown)
 
+    def do_base(self, args: dict[str, str], lines: list[str]) -> str:
+        return f"L{level_targets(self.lsm.version, self.lsm.options).base_level}"
+
     def do_pick(self, args: dict[str, str], lines: list[str]) -> str:
         """Only decide."""
         return self._shown(self._picked(args))
+
+    def do_again(self, args: dict[str, str], lines: list[str]) -> str:
+        """When the time alone may make something due, in unix milliseconds."""
+        lsm = self.lsm
+        at = pick_again_at(
+            lsm.version, lsm.options, lsm.in_flight, now=lsm.now_ms / 1000,
+            discard_ts=lsm.discard_ts,
+        )  # fmt: skip
+        return "never" if at is None else str(round(at * 1000))
 
     def do_ranges(self, args: dict[str, str], lines: list[str]) -> str:
         """The sub-ranges of what would be picked."""

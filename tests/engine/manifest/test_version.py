@@ -22,6 +22,7 @@ table_metas = st.builds(
     max_version=u64, tombstones=u64, expiring=u64, stale_bytes=u64, raw_bytes=u64,
     value_log=st.lists(st.tuples(ids, u64, u64), max_size=3).map(tuple),
     compression=st.text(max_size=5), key_id=u64, created=st.floats(0, 1e12), ordered=st.booleans(),
+    expiries=st.lists(u64, max_size=8).map(sorted).map(tuple),
 )  # fmt: skip
 vlog_metas = st.builds(
     VlogMeta, id=ids, logical=st.lists(ids, max_size=4).map(tuple), sealed=st.booleans(), size=u64,

@@ -69,6 +69,26 @@ def test_properties(build: Build, sample: Columns) -> None:
     assert meta.created == 1_700_000_000.0
 
 
+def with_expiries(expiries: list[int]) -> Columns:
+    count = len(expiries)
+    keys = [b"%04d" % n for n in range(count)]
+    return Columns(keys, [1] * count, [0] * count, expiries, [b""] * count)
+
+
+def test_properties_say_when_entries_expire(build: Build) -> None:
+    """By each mark a further eighth of those to come has expired; what had already is left out."""
+    created = 1_700_000_000_000
+    shuffled = [created + 1 + (n * 7919) % 1000 for n in range(1000)]
+    past = [created, created - 5, 1]
+    meta = build(with_expiries([*shuffled, 0, *past])).meta
+    assert meta.expiries == tuple(created + 125 * n for n in range(1, 9))
+    assert meta.expiring == 1003
+    assert build(with_expiries([created + 9, 0, created + 3]), table_id=2).meta.expiries == (
+        created + 3, created + 9,
+    )  # fmt: skip
+    assert build(with_expiries([0, *past]), table_id=3).meta.expiries == ()
+
+
 @pytest.mark.parametrize("batch", [1, 7, 100_000])
 def test_batching_does_not_change_the_file(
     directory: Directory, build: Build, sample: Columns, batch: int

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +97,20 @@ def test_properties_know_neither_size_nor_checksum() -> None:
     data = encode_properties(META)
     read = decode_properties(data, size=5, crc=6, offset=0, path="")
     assert (read.size, read.crc) == (5, 6)
+
+
+def test_properties_without_expiry_times_assume_nothing() -> None:
+    """As of a table that was made before there were such times."""
+    assert b"x" not in msgpack.unpackb(encode_properties(META))
+    assert META.expiries == ()
+    timed = replace(META, expiries=(5, 5, 9))
+    data = encode_properties(timed)
+    assert decode_properties(data, size=1000, crc=99, offset=0, path="") == timed
+
+
+@pytest.mark.parametrize("times", [5, "12", None, [2, 1], [-1], [1.5], [b"1"], [[1]]])
+def test_expiry_times_that_are_none(times: object) -> None:
+    plain = msgpack.unpackb(encode_properties(META))
+    data = msgpack.packb({**plain, "x": times})
+    with pytest.raises(CorruptionError, match="properties do not parse"):
+        decode_properties(data, size=1, crc=1, offset=0, path="")

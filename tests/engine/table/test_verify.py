@@ -128,6 +128,7 @@ def test_taken_apart_and_put_together(parts: Parts) -> None:
     [
         ("n", 5, "count"), ("k", b"A", "min_key"), ("K", b"d", "max_key"), ("v", 1, "min_version"),
         ("V", 10, "max_version"), ("t", 0, "tombstones"), ("e", 2, "expiring"),
+        ("x", [3], "expiries"),
         ("r", 1, "raw_bytes"), ("l", [], "value_log"), ("l", [[3, 24, 1]], "value_log"),
     ],
 )  # fmt: skip

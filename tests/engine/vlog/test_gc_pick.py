@@ -6,20 +6,23 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from meles.engine.ids import MAX_FILE_BYTES
+from meles.engine.ids import MAX_FILE_BYTES, MAX_FILE_ID
 from meles.engine.manifest.version import TableMeta, Version, VlogMeta
 from meles.engine.vlog.gc_pick import (
     ACTIVE,
     BELOW_RATIO,
     BUSY,
+    MAX_NAMED,
     MAX_OUTPUT_ENTRIES,
     NEXT_RUN,
     NO_GAIN,
+    SCATTERED,
     UNFLUSHED,
     GCPlan,
     pick_gc,
     relocation,
 )
+from meles.workers.wire.messages import JobRequest, encode
 
 MIB = 1 << 20
 
@@ -156,3 +159,42 @@ def test_the_job_names_every_table_that_refers_to_its_files() -> None:
     assert job.sources == ((1, (1,)), (3, (13, 14)))
     assert job.tables == (1, 3)
     assert (job.output, job.rate, job.created_ms) == (50, 7, 8)
+
+
+def scattered(files: int, tables: int, first_id: int = MAX_FILE_ID - 200_000) -> Version:
+    """Files to each of which all tables refer, with a quarter of them alive."""
+    refs = tuple((n, MIB // 4 // tables, 1) for n in range(1, files + 1))
+    level = tuple(
+        TableMeta(first_id + n, 1, 0, 1, b"%08d" % n, b"%08d" % n, 1, 1, value_log=refs)
+        for n in range(tables)
+    )
+    vlogs = tuple(file(n, entries=tables) for n in range(1, files + 1))
+    return replace(Version.empty(2), levels=((), level), vlogs=vlogs)
+
+
+def test_the_job_fits_a_message() -> None:
+    """Tables are named once, however many of the files they refer to."""
+    version = scattered(3, MAX_NAMED - 2 * 3)
+    plan = pick(version)
+    assert plan.relocate == (1, 2, 3)
+    job = relocation(version, plan.relocate, output=MAX_FILE_ID, rate=1 << 40, created_ms=1 << 50)
+    assert len(job.tables) == MAX_NAMED - 6
+    encode(JobRequest(1 << 60, 1 << 60, job))
+
+
+def test_what_would_not_fit_waits_for_the_next_run_or_is_kept() -> None:
+    plan = pick(scattered(3, MAX_NAMED - 5))
+    assert (plan.relocate, plan.kept) == ((1, 2), ((3, NEXT_RUN),))
+    plan = pick(scattered(1, MAX_NAMED - 1))
+    assert (plan.relocate, plan.kept) == ((), ((1, SCATTERED),))
+
+
+def test_many_logical_files_in_one_fit_a_message_too() -> None:
+    logical = tuple(range(MAX_FILE_ID - MAX_NAMED + 3, MAX_FILE_ID + 1))
+    table = TableMeta(7, 1, 0, 1, b"a", b"a", 1, 1, value_log=((logical[0], 10, 1),))
+    vlog = VlogMeta(9, logical, True, 64 * MIB, 100)
+    version = replace(Version.empty(2), levels=((), (table,)), vlogs=(vlog,))
+    plan = pick(version, max_output_bytes=1 << 30)
+    assert plan.relocate == (9,)
+    job = relocation(version, plan.relocate, output=1, rate=0, created_ms=1)
+    encode(JobRequest(1, 1, job))
