@@ -245,17 +245,23 @@ class Writer:
         return self._swap_active_locked()
 
     def _swap_active_locked(self) -> Memtable:
-        old = self.active
-        writer = old.log
         try:
-            spare = self._store.new_log()
-            try:
-                old.seal()
-            except OSError:
-                self._store.return_log(spare)
-                raise
+            return self._begin_log_locked()
         except OSError as error:
             raise self._failed_locked(error) from error
+        except BaseException:  # a signal handler raised, KeyboardInterrupt for one: what was done?
+            self._failed_locked(InterruptedError("interrupted between two logs"))
+            raise
+
+    def _begin_log_locked(self) -> Memtable:
+        old = self.active
+        writer = old.log
+        spare = self._store.new_log()
+        try:
+            old.seal()
+        except OSError:
+            self._store.return_log(spare)
+            raise
         fresh = Memtable.create(spare, self._limit)
         fresh.first_ts = self._oracle.published + 1
         self._counters.log_bytes += old.end
