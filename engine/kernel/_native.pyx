@@ -10,6 +10,7 @@ handed one in may take it back (`release`); (3) the GIL is held except where a c
 what it guards is named there.
 """
 
+from cython cimport boundscheck
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
@@ -53,6 +54,7 @@ cdef extern from "Python.h" nogil:
     void PyThread_release_lock(PyThread_type_lock lock)
 
 from os import urandom as _urandom
+from threading import TIMEOUT_MAX as _TIMEOUT_MAX
 from time import monotonic as _monotonic
 
 if not little_endian():

@@ -55,6 +55,8 @@ cdef class _Source:
             if self._table >= len(self._tables):
                 return False
             self._blocks = self._tables[self._table].blocks()
+            if self._blocks is None:
+                raise TypeError("a table without blocks")
             self._block = -1
             if self._low is not None:
                 self._block += self._blocks.block_for(
@@ -90,11 +92,19 @@ cdef class _Source:
             return False
         self._keys, self._versions, self._metas = batch.keys, batch.versions, batch.metas
         self._expiries, self._values = batch.expiries, batch.values
-        self._nth, self._stop = 0, len(self._keys)
+        self._nth = self._stop = 0
+        if not (
+            len(self._keys) == len(self._versions) == len(self._metas) == len(self._expiries)
+            == len(self._values)
+        ):
+            raise ValueError("columns differ in length")
+        self._stop = len(self._keys)
         return True
 
     cdef bint _from_batch(self) except -1:
         cdef bytes key = self._keys[self._nth], value = self._values[self._nth]
+        if key is None or value is None:
+            raise TypeError("keys and values are bytes")
         self.entry.key = <const uint8_t*>PyBytes_AS_STRING(key)
         self.entry.key_size = PyBytes_GET_SIZE(key)
         self.entry.value = <const uint8_t*>PyBytes_AS_STRING(value)
@@ -120,7 +130,7 @@ cdef class Scan:
     cdef bytes _last             # the key that was judged last
     cdef object _failure         # met in the middle of a batch, to be raised at the next
 
-    def __init__(
+    def __cinit__(
         self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, read_value,
         *, bint keys=True, bint values=True, bint details=False,
     ):
@@ -174,12 +184,14 @@ cdef class Scan:
         """(keys, values) or, with details, (keys, versions, metas, expiries, values); None at the
         end. What was not asked for is None.
 
-        Damage is raised behind the entries before it.
+        Damage is raised behind the entries before it. A scan that failed or was interrupted fails
+        again: it never goes on behind what it did not give.
         """
         cdef list keys = [], values = [], versions = [], metas = [], expiries = []
         cdef Py_ssize_t found = 0, size = 0
         cdef _Source lead
         cdef Entry* entry
+        cdef bytes key, value
         if self._failure is not None:
             raise self._failure
         if self._busy:
@@ -204,6 +216,8 @@ cdef class Scan:
                             value = value_bytes(entry)
                             if entry.meta & META_POINTER and not self._details:
                                 value = self._read_value(value, entry.version)
+                                if value is None:
+                                    raise TypeError("a value is bytes")
                             values.append(value)
                             size += PyBytes_GET_SIZE(value)
                         if self._details:
@@ -222,9 +236,9 @@ cdef class Scan:
                 ) >= 0:
                     self._choose()
                     lead = self._lead
-        except Exception as error:
+        except BaseException as error:
             self._failure = error
-            if not found:
+            if not found or not isinstance(error, Exception):
                 raise
         finally:
             self._busy = False
@@ -255,6 +269,7 @@ cdef class BatchIterator:
                 raise StopIteration
             at = self._at
         self._at = at + 1
-        if self._shape == 0:
-            return self._keys[at], self._values[at]
-        return self._keys[at] if self._shape == 1 else self._values[at]
+        with boundscheck(True):                  # subclasses set the lists and the numbers
+            if self._shape == 0:
+                return self._keys[at], self._values[at]
+            return self._keys[at] if self._shape == 1 else self._values[at]
