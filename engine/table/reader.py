@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,6 +46,8 @@ from meles.engine.table.layout import (
 )
 
 _STEP_BYTES: Final = 1 << 20
+_CLOSED: Final = mmap.mmap(-1, 1)  # in the place of a mapping that was let go of
+_CLOSED.close()
 
 
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
@@ -104,7 +107,7 @@ class Table:
             raise self._damaged("properties of another table", section.offset, "table properties")
         self._index: Index | None = None
         self._probe: Callable[[int], bool] | None = None
-        self._blocks: Any = None
+        self._readers: list[Any] = []  # the first is everybody's
 
     def _damaged(self, what: str, offset: int, kind: str) -> CorruptionError:
         return CorruptionError(what, path=self.path, offset=offset, kind=kind)
@@ -113,7 +116,7 @@ class Table:
         try:
             return self._map[start:end]
         except ValueError:
-            raise ClosedError(f"table {self.path} is closed") from None
+            raise self._refusal() from None
 
     def _section(self, section: Section, kind: str) -> bytes:
         data = self._read(section.offset, section.end)
@@ -151,22 +154,30 @@ class Table:
 
     def blocks(self) -> Any:
         """The compiled reader of this table, made on first use (`kernel.NATIVE.TableBlocks`)."""
-        blocks = self._blocks
-        if blocks is None:
-            footer = self._footer
+        readers = self._readers
+        if not readers:
+            footer, mapping = self._footer, self._map
             index = self._section(footer.index, "table index")
             bloom = self._section(footer.bloom, "table filter")
             lines, pattern_bits = bloom_lines(bloom, footer.bloom.offset, self.path)
             try:
                 blocks = NATIVE.TableBlocks(
-                    self._map, self._seed, index, footer.blocks, footer.bloom.offset, lines,
+                    mapping, self._seed, index, footer.blocks, footer.bloom.offset, lines,
                     pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
                     partial(ClosedError, f"table {self.path} is closed"),
                 )  # fmt: skip
             except ValueError as error:
+                if self._map is not mapping:
+                    raise self._refusal() from None
                 raise self._damaged(str(error), footer.index.offset, "table index") from error
-            self._blocks = blocks
-        return blocks
+            readers.append(blocks)  # several threads may: `close` has to know of each
+            if self._map is not mapping:  # closed meanwhile, and `close` did not see it
+                blocks.close()
+                raise self._refusal()
+        return readers[0]
+
+    def _refusal(self) -> ClosedError:
+        return ClosedError(f"table {self.path} is closed")
 
     def _fetcher(self) -> Callable[[int], bytes]:
         """Gives payloads of blocks with a codec, without keeping the table alive."""
@@ -278,17 +289,18 @@ class Table:
 
     def close(self) -> None:
         """Unmap. Reads that are under way finish; later ones raise `ClosedError`."""
+        mapping, self._map = self._map, _CLOSED
         cache, self._cache = self._cache, None
         self._shelf = {}
         self._index = self._probe = None
-        blocks, self._blocks = self._blocks, None
-        if blocks is not None:
-            blocks.close()
-            del blocks
+        readers, self._readers = self._readers, []
+        for nth in range(len(readers)):
+            readers[nth].close()
+        del readers  # with them the mapping goes, if nobody else looks at it
         if cache is not None:
             cache.close(self.id)
-        with contextlib.suppress(BufferError):  # a scan looks at it: it goes with that
-            self._map.close()
+        with contextlib.suppress(BufferError):  # somebody looks at it: it goes with that
+            mapping.close()
 
     def __enter__(self) -> Table:
         return self
