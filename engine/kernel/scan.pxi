@@ -263,11 +263,18 @@ cdef class BatchIterator:
         return self
 
     def __next__(self):
-        cdef Py_ssize_t at = self._at
-        while at >= self._count:
-            if not self._refill():
-                raise StopIteration
+        cdef Py_ssize_t at
+        while True:
             at = self._at
+            if at >= self._count:
+                if not self._refill():
+                    raise StopIteration
+            elif (self._keys is None and self._shape != 2) or (
+                self._values is None and self._shape != 1
+            ):
+                self._at = self._count = 0       # another thread ended it: hear what that means
+            else:
+                break
         self._at = at + 1
         with boundscheck(True):                  # subclasses set the lists and the numbers
             if self._shape == 0:

@@ -42,9 +42,13 @@ class BatchIteratorPy:
             at = self._at
         self._at = at + 1
         keys, values = self._keys, self._values
-        if self._shape == PAIRS:
-            return keys[at], values[at]  # type: ignore[index]
-        return keys[at] if self._shape == KEYS else values[at]  # type: ignore[index]
+        try:
+            if self._shape == PAIRS:
+                return keys[at], values[at]  # type: ignore[index]
+            return keys[at] if self._shape == KEYS else values[at]  # type: ignore[index]
+        except TypeError:  # another thread ended it: hear what that means
+            self._at = self._count = 0
+            return self.__next__()
 
 
 if TYPE_CHECKING or NATIVE is None:

@@ -73,8 +73,9 @@ class Cursor(BatchIterator, Generic[T]):
 
     def _refill(self) -> bool:
         """Put the next lists in place. An error is met again by whoever goes on after it."""
-        if self._at and self._keys:
-            self._last = self._keys[self._at - 1]
+        at, given = self._at, self._keys  # once: another thread may end it
+        if at and given:
+            self._last = given[at - 1]
         self._at = self._count = 0
         if not self._left:
             return False  # a limit proves nothing about the rest
@@ -87,9 +88,10 @@ class Cursor(BatchIterator, Generic[T]):
         if batch is None:
             self._done = True
             return False
-        self._keys, self._values = batch
-        self._count = min(len(self._keys or self._values or ()), self._left)
-        self._left -= self._count
+        keys, values = self._keys, self._values = batch
+        count = min(len(keys or values or ()), self._left)
+        self._left -= count
+        self._count = count
         return True
 
     def _begin(self, keys: KeyRange) -> None:

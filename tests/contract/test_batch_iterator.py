@@ -101,7 +101,7 @@ def test_numbers_that_do_not_fit_the_lists(base: Any, at: int, count: int) -> No
             next(iterator)
         iterator._at = 0
         iterator._keys = iterator._values = None
-        with pytest.raises(TypeError):
+        with pytest.raises(StopIteration):
             next(iterator)
 
 
