@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +25,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import NONE, decompress
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
 from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
-from meles.engine.fs.files import Directory
+from meles.engine.fs.files import NO_MAPPING, Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
@@ -46,8 +45,6 @@ from meles.engine.table.layout import (
 )
 
 _STEP_BYTES: Final = 1 << 20
-_CLOSED: Final = mmap.mmap(-1, 1)  # in the place of a mapping that was let go of
-_CLOSED.close()
 
 
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
@@ -289,7 +286,7 @@ class Table:
 
     def close(self) -> None:
         """Unmap. Reads that are under way finish; later ones raise `ClosedError`."""
-        mapping, self._map = self._map, _CLOSED
+        mapping, self._map = self._map, NO_MAPPING
         cache, self._cache = self._cache, None
         self._shelf = {}
         self._index = self._probe = None
