@@ -334,9 +334,10 @@ cdef class LogIndex:
         """The record there; False when none of the log can be. What it points to is good until the
         GIL is given up.
         """
-        cdef const uint8_t* record = self._base + offset
+        cdef const uint8_t* record
         if offset > self.end or self.end - offset < RECORD_BYTES:
             return False
+        record = self._base + offset
         out.version = load64(record)
         out.expiry = load64(record + 8)
         out.value_size = load32(record + 16)
