@@ -1,5 +1,5 @@
 # make run    what Meles does, on real data, in a minute; RUN_DIR=... keeps the database there
-# make test   the tests
+# make test   the tests, on the compiled kernel and on plain Python
 # Everything else is below. Needs python3 >= 3.11 with venv and pip; the rest is set up here.
 
 PYTHON ?= python3
@@ -10,17 +10,44 @@ ARGS ?=
 
 PY := $(VENV)/bin/python
 CODECS := snappy,lz4,zstd
+KERNEL_SOURCES := $(wildcard engine/kernel/*.pyx engine/kernel/*.pxi engine/kernel/*.h)
+# removed before it is built anew: a build that fails must not leave an old one behind
+KERNEL_BUILT := engine/kernel/_native.*.so
+KERNEL := $(PY) -P -c 'import meles.engine.kernel as k; exit(k.choose({}) is None)'
+ASAN := .asan
+ASAN_TESTS := tests/contract $(addprefix tests/engine/,kernel table memtable iterators txn)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
 
-.PHONY: run test test-long check types bench bench-space clean distclean
+.PHONY: run test test-native test-python test-long test-asan check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
 
-test: $(VENV)/.stamp-test
-	$(PY) -m pytest -n $(JOBS) -m "not long" $(ARGS)
+# The whole suite on both kernels; where nothing compiles, on the one there is.
+test:
+	@$(MAKE) --no-print-directory test-native
+	@$(MAKE) --no-print-directory test-python
 
-test-long: $(VENV)/.stamp-test
+test-native: $(VENV)/.stamp-test
+	@if $(KERNEL); then \
+		echo 'tests on the compiled kernel'; \
+		MELES_KERNEL=native $(PY) -m pytest -n $(JOBS) -m "not long" $(ARGS); \
+	else echo 'NOT RUN: the tests on the compiled kernel. It was not built: no C compiler?'; fi
+
+test-python: $(VENV)/.stamp-test
+	@echo 'tests on the kernel in plain Python'
+	@MELES_KERNEL=python $(PY) -m pytest -n $(JOBS) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.stamp-test test-asan
 	$(PY) -m pytest -n $(JOBS) -m long --timeout 1800 $(ARGS)
+
+# What touches the compiled kernel, with a build that notices every access outside of a buffer. It
+# has a copy of the sources and a venv of its own: the sanitizer has to be there before Python is.
+test-asan: $(ASAN)/.stamp
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" PYTHONMALLOC=malloc MELES_KERNEL=native \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(ASAN)/venv/bin/python -m pytest -n $(JOBS) -m "not long" --timeout 600 \
+		--ignore-glob '*/test_format.py' $(ASAN_TESTS) $(ARGS)
 
 check: $(VENV)/.stamp-dev types
 	$(PY) -m ruff check .
@@ -43,28 +70,43 @@ $(PY):
 		{ echo 'Meles needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.stamp-run: pyproject.toml | $(PY)
+$(VENV)/.stamp-run: pyproject.toml $(KERNEL_SOURCES) | $(PY)
+	rm -f $(KERNEL_BUILT)
 	$(PIP) install -e .
 	touch $@
 
-$(VENV)/.stamp-test: pyproject.toml | $(PY)
+$(VENV)/.stamp-test: pyproject.toml $(KERNEL_SOURCES) | $(PY)
+	rm -f $(KERNEL_BUILT)
 	$(PIP) install -e '.[test,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-run
 
-$(VENV)/.stamp-dev: pyproject.toml | $(PY)
+$(VENV)/.stamp-dev: pyproject.toml $(KERNEL_SOURCES) | $(PY)
+	rm -f $(KERNEL_BUILT)
 	$(PIP) install -e '.[test,dev,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-run
 
-$(VENV)/.stamp-bench: pyproject.toml | $(PY)
+$(VENV)/.stamp-bench: pyproject.toml $(KERNEL_SOURCES) | $(PY)
+	rm -f $(KERNEL_BUILT)
 	$(PIP) install -e '.[bench,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-run
+
+$(ASAN)/.stamp: pyproject.toml $(shell find engine workers configs -name '*.p[yx]*' -o -name '*.h') \
+		| $(PY)
+	rm -rf $(ASAN)
+	mkdir -p $(ASAN)/src
+	cp -r pyproject.toml README.md __init__.py py.typed supervisor.py engine workers configs $(ASAN)/src
+	rm -f $(ASAN)/src/engine/kernel/*.so $(ASAN)/src/engine/kernel/*.c
+	$(PY) -m venv $(ASAN)/venv
+	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(ASAN)/venv/bin/python -m pip \
+		--disable-pip-version-check --quiet install '$(ASAN)/src[test,$(CODECS)]'
+	touch $@
 
 .mypy_pkg/meles:
 	mkdir -p .mypy_pkg
 	ln -sfn .. $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache .mypy_pkg
+	rm -rf $(ASAN) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache .mypy_pkg
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

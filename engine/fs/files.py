@@ -31,6 +31,8 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 _LOWEST_FD: Final = 3
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_MAPPING: Final = mmap.mmap(-1, 1)  # in the place of one that was let go of: it is closed
+NO_MAPPING.close()
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

@@ -12,6 +12,7 @@ what it guards is named there; (4) a class that holds a buffer is no business of
 """
 
 cimport cython
+from cython cimport boundscheck
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
@@ -59,6 +60,7 @@ cdef extern from "Python.h" nogil:
     void PyThread_release_lock(PyThread_type_lock lock)
 
 from os import urandom as _urandom
+from threading import TIMEOUT_MAX as _TIMEOUT_MAX
 from time import monotonic as _monotonic
 
 if not little_endian():

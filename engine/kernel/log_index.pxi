@@ -17,6 +17,8 @@ cdef enum:
     LEAST_SLOTS = 256
     ENTRY_GUESS = 96             # bytes of log that an entry takes in a memtable of small entries
 
+cdef uint64_t MOST_LOG_BYTES = 0xFFFFFFFF        # offsets have 32 bits
+
 cdef uint64_t _hash_seed = int.from_bytes(_urandom(8), "little")
 
 
@@ -31,6 +33,26 @@ cdef inline void write_record(
     store16(at + 24, key_size)
     at[26] = meta
     at[27] = user
+
+
+cdef inline uint64_t check_sizes(key, value) except 0xFFFFFFFFFFFFFFFF:
+    """Bytes of a record's key and value, which its fields must be able to hold."""
+    if not PyBytes_CheckExact(key) or not PyBytes_CheckExact(value):
+        raise TypeError("keys and values are bytes")
+    if PyBytes_GET_SIZE(key) > 0xFFFF or PyBytes_GET_SIZE(value) > 0xFFFFFFFF:
+        raise OverflowError("key or value is larger than a record holds")
+    return PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
+
+
+cdef inline uint64_t plain_number(number) except? 0xFFFFFFFFFFFFFFFF:
+    """An int that no code of its own can change between two looks."""
+    if type(number) is not int:
+        raise TypeError("numbers are int")
+    return number
+
+
+cdef inline list listed(column):
+    return column if type(column) is list else list(column)
 
 
 @cython.no_gc
@@ -48,34 +70,38 @@ cdef class LogIndex:
     cdef Py_ssize_t _used
     cdef uint64_t _taken             # up to where `take_fresh` has walked
     cdef readonly object map
-    cdef public uint64_t end
+    cdef readonly uint64_t end       # of what may be read; never above `_size`
     cdef public uint64_t records
     cdef public uint64_t last_ts
     cdef public bint ordered
 
-    def __cinit__(self):
-        self._held = False
-        self._slots = NULL
-
-    def __init__(self, mapping, uint64_t end, uint32_t seed, *, bint writable=False, uint64_t expected=0):
+    def __cinit__(
+        self, mapping, uint64_t end, uint32_t seed, *, bint writable=False, uint64_t expected=0
+    ):
         """Over a log whose frames end at `end`. `expected` is the log's size when it is full."""
         cdef uint64_t slots = LEAST_SLOTS
+        self._held = False
+        expected = min(expected, MOST_LOG_BYTES)
         while slots * 7 < expected // ENTRY_GUESS * 10:
             slots *= 2
-        free(self._slots)
         self._slots = <uint64_t*>calloc(slots, sizeof(uint64_t))
         if self._slots == NULL:
             raise MemoryError
         self._mask = slots - 1
         self._seed = seed
-        self.end = end
         self._taken = LOG_HEADER_BYTES
         self.ordered = True
         self._hold(mapping, writable)
+        if end > self._size or (writable and end & 7):
+            raise ValueError("frames end inside the log, at a multiple of 8")
+        self.end = end
 
     cdef _hold(self, mapping, bint writable):
         cdef Py_buffer view
         PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        if <uint64_t>view.len < self._size or <uint64_t>view.len > MOST_LOG_BYTES:
+            PyBuffer_Release(&view)
+            raise ValueError("the mapping is smaller than the log, or larger than offsets reach")
         if self._held:
             PyBuffer_Release(&self._view)
         self._view = view
@@ -91,6 +117,8 @@ cdef class LogIndex:
 
     def seal(self, uint64_t end):
         """No more appends; the log ends at `end`."""
+        if end > self._size:
+            raise ValueError("a log ends inside its mapping")
         self._room = 0
         self.end = end
 
@@ -164,9 +192,11 @@ cdef class LogIndex:
         cdef uint32_t tag = key_tag(at, size, _hash_seed)
         cdef uint64_t* slot
         cdef uint32_t previous
-        if offset + RECORD_BYTES + size > self._size or memcmp(
-            self._base + offset + RECORD_BYTES, at, size
-        ) != 0:
+        cdef Entry entry
+        if (
+            offset < LOG_HEADER_BYTES or not self._entry_at(offset, &entry)
+            or entry.key_size != size or memcmp(entry.key, at, size) != 0
+        ):
             raise ValueError("the log does not hold that record")
         self._make_room(1)
         slot = self._slot(at, size, tag)
@@ -224,6 +254,7 @@ cdef class LogIndex:
         uint64_t ts,
     ):
         """Append a transaction of one record; False when the mapping has no room for it."""
+        check_sizes(key, value)
         return self.append(
             <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
             <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
@@ -255,24 +286,31 @@ cdef class LogIndex:
         Without `versions` each key occurs once and has version `ts`. The index is changed before the
         frame is published, which nobody sees: the GIL is held.
         """
-        cdef Py_ssize_t count = len(keys), nth
-        cdef uint64_t length = BODY_BYTES + RECORD_BYTES * count
+        cdef list key_list = listed(keys), value_list = listed(values), meta_list = listed(metas)
+        cdef list expiry_list = listed(expiries)
+        cdef list version_list = None if versions is None else listed(versions)
+        cdef Py_ssize_t count = len(key_list), nth
+        cdef uint64_t length = BODY_BYTES + RECORD_BYTES * <uint64_t>count
         cdef uint64_t offset = self.end + FRAME_BYTES
-        cdef bytes key, value
-        cdef uint32_t meta
-        cdef uint64_t number
+        if not (
+            len(value_list) == len(meta_list) == len(expiry_list) == count
+            and (version_list is None or len(version_list) == count)
+        ):
+            raise ValueError("columns differ in length")
         for nth in range(count):                 # nothing is written before all of it is known good
-            key, value, meta, number = keys[nth], values[nth], metas[nth], expiries[nth]
-            if versions is not None:
-                number = versions[nth]
-            length += len(key) + len(value)
+            length += check_sizes(key_list[nth], value_list[nth])
+            if plain_number(meta_list[nth]) > 0xFFFF:
+                raise OverflowError("meta has two bytes")
+            plain_number(expiry_list[nth])
+            if version_list is not None:
+                plain_number(version_list[nth])
         if self.end + PREFIX_BYTES + length > self._room:
             return False
         self._make_room(count)
         for nth in range(count):
             offset = self._add_record(
-                offset, keys[nth], values[nth], metas[nth], expiries[nth],
-                ts if versions is None else versions[nth],
+                offset, <bytes>key_list[nth], <bytes>value_list[nth], meta_list[nth],
+                expiry_list[nth], ts if version_list is None else version_list[nth],
             )
         self._publish_frame(length, ts, count)
         return True
@@ -285,9 +323,7 @@ cdef class LogIndex:
         cdef PyObject* key
         cdef PyObject* value
         while PyDict_Next(entries, &place, &key, &value):
-            if not PyBytes_CheckExact(<object>key) or not PyBytes_CheckExact(<object>value):
-                raise TypeError("keys and values are bytes")
-            length += PyBytes_GET_SIZE(<object>key) + PyBytes_GET_SIZE(<object>value)
+            length += check_sizes(<object>key, <object>value)
         if self.end + PREFIX_BYTES + length > self._room:
             return False
         self._make_room(len(entries))
@@ -299,8 +335,14 @@ cdef class LogIndex:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    cdef inline void _entry_at(self, uint64_t offset, Entry* out) noexcept nogil:
-        cdef const uint8_t* record = self._base + offset
+    cdef inline bint _entry_at(self, uint64_t offset, Entry* out) noexcept nogil:
+        """The record there; False when none of the log can be. What it points to is good until the
+        GIL is given up.
+        """
+        cdef const uint8_t* record
+        if offset > self.end or self.end - offset < RECORD_BYTES:
+            return False
+        record = self._base + offset
         out.version = load64(record)
         out.expiry = load64(record + 8)
         out.value_size = load32(record + 16)
@@ -308,25 +350,35 @@ cdef class LogIndex:
         out.meta = record[26] | <uint32_t>record[27] << 8
         out.key = record + RECORD_BYTES
         out.value = out.key + out.key_size
+        return (
+            out.key_size + out.value_size <= self.end - offset - RECORD_BYTES
+            and load32(record + 20) < offset     # so that every chain ends
+        )
 
-    cdef bint find(self, const uint8_t* key, size_t size, uint64_t ts, Entry* out) noexcept nogil:
+    cdef inline uint32_t _step(self, uint32_t offset, Entry* out) except? 0xFFFFFFFF:
+        """Read the record there; the offset of the one before it, or 0."""
+        if not self._entry_at(offset, out):
+            raise ValueError(f"the log has no record at {offset}")
+        return load32(self._base + offset + 20)
+
+    cdef bint find(self, const uint8_t* key, size_t size, uint64_t ts, Entry* out) except -1:
         """The newest version <= ts. What it points to is good until the GIL is given up."""
         cdef uint32_t offset
-        cdef uint64_t best = 0
+        cdef Entry entry
+        cdef bint found = False
         if not self._used:
             return False
         offset = self._offset_of(key, size)
+        while offset and self.ordered:
+            offset = self._step(offset, out)
+            if out.version <= ts:
+                return True
         while offset:
-            if load64(self._base + offset) <= ts:
-                if self.ordered:
-                    self._entry_at(offset, out)
-                    return True
-                if not best or load64(self._base + offset) > load64(self._base + best):
-                    best = offset
-            offset = load32(self._base + offset + 20)
-        if best:
-            self._entry_at(best, out)
-        return best != 0
+            offset = self._step(offset, &entry)
+            if entry.version <= ts and (not found or entry.version > out.version):
+                out[0] = entry
+                found = True
+        return found
 
     def get(self, bytes key not None, uint64_t ts):
         """The newest version <= ts: (version, user << 8 | meta, expiry ms, value), or None."""
@@ -345,9 +397,8 @@ cdef class LogIndex:
         cdef Entry entry
         cdef list found = []
         while offset:
-            self._entry_at(offset, &entry)
+            offset = self._step(offset, &entry)
             found.append(found_tuple(&entry))
-            offset = load32(self._base + offset + 20)
         return found
 
     def newest(self, list keys not None, uint64_t ts):
@@ -362,10 +413,12 @@ cdef class LogIndex:
         if not self.ordered:
             return None
         for key in keys:
+            if key is None:
+                raise TypeError("keys are bytes")
             offset = self._offset_of(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
             if not offset:
                 raise KeyError("a key that is not in the log")
-            self._entry_at(offset, &entry)
+            self._step(offset, &entry)
             if entry.version > ts:
                 return None
             versions.append(entry.version)
@@ -379,18 +432,15 @@ cdef class LogIndex:
         cdef list keys = []
         cdef uint64_t at = self._taken, record
         cdef uint32_t length, count
-        cdef size_t key_size
+        cdef Entry entry
         while at + FRAME_BYTES <= self.end:
             length = load32(self._base + at)
             count = load32(self._base + at + PREFIX_BYTES + 8)
             record = at + FRAME_BYTES
-            while count and record + RECORD_BYTES <= self.end:
-                key_size = load16(self._base + record + 24)
+            while count and self._entry_at(record, &entry):
                 if not load32(self._base + record + 20):
-                    keys.append(
-                        PyBytes_FromStringAndSize(<char*>self._base + record + RECORD_BYTES, key_size)
-                    )
-                record += RECORD_BYTES + key_size + load32(self._base + record + 16)
+                    keys.append(PyBytes_FromStringAndSize(<const char*>entry.key, entry.key_size))
+                record += RECORD_BYTES + entry.key_size + entry.value_size
                 count -= 1
             at = (at + PREFIX_BYTES + length + 7) & ~<uint64_t>7
         self._taken = at

@@ -35,6 +35,13 @@ cdef class Lock:
         cdef PyLockStatus status
         cdef long long left = -1
         cdef double deadline = 0
+        if timeout != -1:
+            if not blocking:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            if not timeout >= 0:
+                raise ValueError("timeout value must be a non-negative number")
+            if timeout > _TIMEOUT_MAX:
+                raise OverflowError("timeout value is too large")
         if self.attempt():
             return True
         if not blocking:
@@ -74,7 +81,7 @@ cdef class Published:
     cdef public uint64_t ts
     cdef public bint ended           # closing, or in a forked child
 
-    def __init__(self, uint64_t ts):
+    def __cinit__(self, uint64_t ts):
         self.ts = ts
 
 
@@ -114,7 +121,7 @@ cdef class EntryBuffer:
         """
         cdef Py_ssize_t key_size, value_size
         if (
-            self._collecting and ttl is None and type(key) is bytes and type(value) is bytes
+            self._collecting and self._published is not None and ttl is None and type(key) is bytes and type(value) is bytes
             and not self._published.ended and not discard_earlier and type(meta) is int and meta == 0
         ):
             key_size = PyBytes_GET_SIZE(key)
@@ -154,7 +161,7 @@ cdef class PlainWriter:
     cdef public uint64_t entries     # committed since open
     cdef public uint64_t size        # bytes of their keys and values
 
-    def __init__(self, Lock lock not None, Published published not None, LogIndex index not None):
+    def __cinit__(self, Lock lock not None, Published published not None, LogIndex index not None):
         self.lock = lock
         self.published = published
         self.index = index
@@ -193,7 +200,7 @@ cdef class PlainWriter:
     cdef inline bint _may_append(self, int64_t snapshot) noexcept:
         """Asked under the lock: whether what was true before it still is."""
         return (
-            self.open and self.index.end < self.rotate_at
+            self.open and self.index is not None and self.index.end < self.rotate_at
             and (snapshot < 0 or <uint64_t>snapshot == self.published.ts)
         )
 

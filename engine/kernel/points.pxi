@@ -16,7 +16,8 @@ cdef class Points:
     """Where to look for a key, newest source first."""
 
     cdef list _memtables         # of LogIndex
-    cdef list _tables            # holds what `_places` borrows
+    cdef list _tables            # these hold what `_places` borrows
+    cdef list _bounds
     cdef Place* _places          # L0 from new to old, then level by level
     cdef Py_ssize_t _count
     cdef Py_ssize_t _level_zero
@@ -25,42 +26,43 @@ cdef class Points:
     cdef ValueMap _values
     cdef object _now_ms
 
-    def __cinit__(self):
-        self._places = NULL
-        self._level_ends = NULL
-
-    def __init__(
-        self, list memtables not None, level_zero, levels, ValueMap values not None, now_ms
-    ):
+    def __cinit__(self, list memtables not None, level_zero, levels, values, now_ms):
         """`level_zero` and each of `levels` are tables: `meta.min_key`, `meta.max_key`, `blocks()`.
 
-        `now_ms()` is asked for entries that expire.
+        `values` is a ValueMap, or reads a value by (pointer, version); `now_ms()` is asked for entries that expire.
         """
         cdef Py_ssize_t nth
-        if self._places != NULL:
-            raise RuntimeError("made once")
-        self._memtables = memtables
-        for index in memtables:
+        cdef list tables_of = [list(tables) for tables in levels]
+        self._places = NULL
+        self._level_ends = NULL
+        self._memtables = memtables.copy()
+        for index in self._memtables:
             if not isinstance(index, LogIndex):
                 raise TypeError("memtables are given by their LogIndex")
         self._tables = [*level_zero]
         self._level_zero = len(self._tables)
-        self._levels = len(levels)
+        self._levels = len(tables_of)
         self._level_ends = <Py_ssize_t*>calloc(self._levels + 1, sizeof(Py_ssize_t))
-        for nth, tables in enumerate(levels):
+        if self._level_ends == NULL:
+            raise MemoryError
+        for nth, tables in enumerate(tables_of):
             self._tables.extend(tables)
             self._level_ends[nth] = len(self._tables)
-        self._count = len(self._tables)
-        self._places = <Place*>calloc(self._count + 1, sizeof(Place))
-        if self._places == NULL or self._level_ends == NULL:
+        self._places = <Place*>calloc(len(self._tables) + 1, sizeof(Place))
+        if self._places == NULL:
             raise MemoryError
+        self._count = len(self._tables)
+        self._bounds = []
         for nth in range(self._count):
             self._fill(nth, self._tables[nth])
-        self._values = values
+        self._values = value_map(values)
         self._now_ms = now_ms
 
     cdef _fill(self, Py_ssize_t nth, table):
         cdef bytes low = table.meta.min_key, high = table.meta.max_key
+        if low is None or high is None:
+            raise TypeError("tables have bounds")
+        self._bounds += (low, high)
         self._places[nth].table = <PyObject*>table
         self._places[nth].low = <const uint8_t*>PyBytes_AS_STRING(low)
         self._places[nth].low_size = len(low)
@@ -79,6 +81,8 @@ cdef class Points:
         cdef TableBlocks blocks
         if place.blocks == NULL:
             blocks = (<object>place.table).blocks()
+            if blocks is None:
+                raise TypeError("a table without blocks")
             if place.blocks == NULL:             # another thread may have been first
                 Py_INCREF(blocks)
                 place.blocks = <PyObject*>blocks
@@ -107,6 +111,8 @@ cdef class Points:
         cdef TableBlocks blocks
         cdef uint64_t digest
         cdef Place* place
+        if self._tables is None or self._bounds is None or self._memtables is None:
+            raise RuntimeError("taken apart by the collector")
         for nth in range(PyList_GET_SIZE(self._memtables)):
             memtable = <LogIndex>PyList_GET_ITEM(self._memtables, nth)
             if memtable.find(at, size, ts, out):

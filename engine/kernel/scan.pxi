@@ -55,6 +55,8 @@ cdef class _Source:
             if self._table >= len(self._tables):
                 return False
             self._blocks = self._tables[self._table].blocks()
+            if self._blocks is None:
+                raise TypeError("a table without blocks")
             self._block = -1
             if self._low is not None:
                 self._block += self._blocks.block_for(
@@ -90,11 +92,19 @@ cdef class _Source:
             return False
         self._keys, self._versions, self._metas = batch.keys, batch.versions, batch.metas
         self._expiries, self._values = batch.expiries, batch.values
-        self._nth, self._stop = 0, len(self._keys)
+        self._nth = self._stop = 0
+        if not (
+            len(self._keys) == len(self._versions) == len(self._metas) == len(self._expiries)
+            == len(self._values)
+        ):
+            raise ValueError("columns differ in length")
+        self._stop = len(self._keys)
         return True
 
     cdef bint _from_batch(self) except -1:
         cdef bytes key = self._keys[self._nth], value = self._values[self._nth]
+        if key is None or value is None:
+            raise TypeError("keys and values are bytes")
         self.entry.key = <const uint8_t*>PyBytes_AS_STRING(key)
         self.entry.key_size = PyBytes_GET_SIZE(key)
         self.entry.value = <const uint8_t*>PyBytes_AS_STRING(value)
@@ -120,14 +130,14 @@ cdef class Scan:
     cdef bytes _last             # the key that was judged last
     cdef object _failure         # met in the middle of a batch, to be raised at the next
 
-    def __init__(
-        self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms,
-        ValueMap read_value not None,
+    def __cinit__(
+        self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, values_at,
         *, bint keys=True, bint values=True, bint details=False,
     ):
         """`sources`, newest first: lists of tables in key order, or iterators of `Columns`.
 
-        Asked for `details`, values come as they are stored, with versions, metas and expiries.
+        `values_at` is a ValueMap, or reads a value by (pointer, version). Asked for `details`,
+        values come as they are stored, with versions, metas and expiries.
         """
         cdef _Source source
         self._open = []
@@ -140,7 +150,7 @@ cdef class Scan:
                 source._batches = given
             self._open.append(source)
         self._ts, self._since, self._now_ms = ts, since, now_ms
-        self._read_value = read_value
+        self._read_value = value_map(values_at)
         self._keys_wanted, self._values_wanted, self._details = keys, values, details
         self._size = FIRST_BATCH
 
@@ -175,12 +185,14 @@ cdef class Scan:
         """(keys, values) or, with details, (keys, versions, metas, expiries, values); None at the
         end. What was not asked for is None.
 
-        Damage is raised behind the entries before it.
+        Damage is raised behind the entries before it. A scan that failed or was interrupted fails
+        again: it never goes on behind what it did not give.
         """
         cdef list keys = [], values = [], versions = [], metas = [], expiries = []
         cdef Py_ssize_t found = 0, size = 0
         cdef _Source lead
         cdef Entry* entry
+        cdef bytes key, value
         if self._failure is not None:
             raise self._failure
         if self._busy:
@@ -206,6 +218,8 @@ cdef class Scan:
                                 value = self._read_value.read(
                                     entry.value, entry.value_size, entry.version
                                 )
+                                if type(value) is not bytes:
+                                    raise TypeError("a value is bytes")
                             else:
                                 value = value_bytes(entry)
                             values.append(value)
@@ -226,9 +240,9 @@ cdef class Scan:
                 ) >= 0:
                     self._choose()
                     lead = self._lead
-        except Exception as error:
+        except BaseException as error:
             self._failure = error
-            if not found:
+            if not found or not isinstance(error, Exception):
                 raise
         finally:
             self._busy = False
@@ -245,27 +259,28 @@ cdef class BatchIterator:
 
     cdef public list _keys
     cdef public list _values
-    cdef public size_t _at
-    cdef public size_t _count
+    cdef public Py_ssize_t _at
+    cdef public Py_ssize_t _count
     cdef public int _shape       # 0 pairs, 1 keys, 2 values
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef size_t at
+        cdef Py_ssize_t at
         cdef list keys, values
         while True:
             at = self._at
             if at < self._count:
                 keys, values = self._keys, self._values
-                if (self._shape == 2 or (keys is not None and at < len(keys))) and (
-                    self._shape == 1 or (values is not None and at < len(values))
+                if (self._shape == 2 or keys is not None) and (
+                    self._shape == 1 or values is not None
                 ):
                     self._at = at + 1
-                    if self._shape == 0:
-                        return keys[at], values[at]
-                    return keys[at] if self._shape == 1 else values[at]
+                    with boundscheck(True):      # subclasses set the lists and the numbers
+                        if self._shape == 0:
+                            return keys[at], values[at]
+                        return keys[at] if self._shape == 1 else values[at]
                 self._count = 0                  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration

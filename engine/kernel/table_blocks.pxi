@@ -8,6 +8,7 @@ cdef enum:
     INDEX_HEAD_BYTES = 8
     INDEX_ROW_BYTES = 30         # offset, max version, size, entries, key end, flags
     LINE_BYTES = 64
+    BLOCKS_OFFSET = 64           # behind the file's header
 
 cdef uint64_t PATTERN_MIX = 0x9E3779B97F4A7C15ULL
 
@@ -52,11 +53,7 @@ cdef class TableBlocks:
     cdef object _closed
     cdef readonly Py_ssize_t checks     # checksums taken
 
-    def __cinit__(self):
-        self._held = False
-        self._checked = NULL
-
-    def __init__(
+    def __cinit__(
         self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
         bytes filter not None, int pattern_bits, fetch, damaged, closed,
     ):
@@ -65,8 +62,9 @@ cdef class TableBlocks:
         `fetch(number)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
         error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
-        if self._held:
-            raise RuntimeError("a table is opened once")
+        self._held = False
+        self._checked = NULL
+        self._base = NULL
         self._parse(index, count, blocks_end)
         self._checked = <uint8_t*>calloc(count, 1)
         if self._checked == NULL:
@@ -83,13 +81,16 @@ cdef class TableBlocks:
         self._closed = closed
         PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
         self._held = True
-        self._base = <const uint8_t*>self._view.buf
         if blocks_end > <uint64_t>self._view.len:
             raise ValueError("blocks lie outside the file")
+        self._base = <const uint8_t*>self._view.buf
 
     cdef _parse(self, bytes index, Py_ssize_t count, uint64_t blocks_end):
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(index)
-        cdef uint64_t fixed, expected
+        cdef uint64_t fixed, expected = BLOCKS_OFFSET
+        cdef size_t size, before = 0
+        cdef const uint8_t* last = NULL
+        cdef const uint8_t* key
         cdef Py_ssize_t nth
         if count < 1 or count > len(index):
             raise ValueError("index does not have the footer's number of blocks")
@@ -107,15 +108,26 @@ cdef class TableBlocks:
         self._flags = self._key_words + 4 * count + 4
         self._keys = self._flags + 2 * count
         self._keys_size = len(index) - fixed
-        expected = load64(self._offsets)
         if load32(self._key_words) or load32(self._key_words + 4 * count) != self._keys_size:
             raise ValueError("last keys are out of order")
         for nth in range(count):
-            if load64(self._offsets + 8 * nth) != expected or self._size(nth) <= BLOCK_HEAD_BYTES:
+            if (
+                load64(self._offsets + 8 * nth) != expected or expected > blocks_end
+                or self._size(nth) <= BLOCK_HEAD_BYTES
+            ):
                 raise ValueError("blocks do not join")
             expected += self._size(nth)
-            if load32(self._key_words + 4 * nth) > load32(self._key_words + 4 * nth + 4):
+            if (
+                load32(self._key_words + 4 * nth) > load32(self._key_words + 4 * nth + 4)
+                or load32(self._key_words + 4 * nth + 4) > self._keys_size
+            ):
                 raise ValueError("last keys are out of order")
+            key = self.last_key(nth, &size)
+            if not size or (last != NULL and key_compare(last, before, key, size) > 0):
+                raise ValueError("last keys are out of order")
+            last, before = key, size
+            if not load32(self._entries + 4 * nth) or self.flags_of(nth) & ~<uint32_t>FLAG_MASK:
+                raise ValueError("entry counts or flags are not valid")
         if expected != blocks_end:
             raise ValueError("blocks do not join")
 
@@ -234,6 +246,8 @@ cdef class TableBlocks:
         cdef size_t size = len(key)
         cdef Entry entry
         cdef list keep = []
+        if self._base == NULL:
+            raise self._closed()
         if not self.may_hold(xxh64(at, size)) or not self.find(at, size, ts, &entry, keep):
             return None
         return found_tuple(&entry)

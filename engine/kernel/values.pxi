@@ -126,6 +126,11 @@ cdef class ValueMap:
         return self.read(<const uint8_t*>PyBytes_AS_STRING(pointer), len(pointer), version)
 
 
+cdef ValueMap value_map(values):
+    """`values` as a map: one already, or `read(pointer, version)` for all of them."""
+    return values if isinstance(values, ValueMap) else ValueMap((), values)
+
+
 cdef class ValueAppender:
     """The append end of the active value-log file."""
 

@@ -53,6 +53,7 @@ class Record(NamedTuple):
     offset: int
     version: int
     expiry: int
+    previous: int
     meta: int
     user: int
     key: bytes
@@ -158,9 +159,8 @@ class LogReader:
             stop = value_at + value_len
             if stop > frame.stop or not 0 < key_len <= MAX_KEY_BYTES or previous >= offset:
                 raise self._damage(offset, "record does not fit its frame")
-            yield Record(
-                offset, version, expiry, meta, user, bytes(data[key_at:value_at]), value_at, stop
-            )
+            key = bytes(data[key_at:value_at])
+            yield Record(offset, version, expiry, previous, meta, user, key, value_at, stop)
             offset = stop
         if offset != frame.stop:
             raise self._damage(offset, "bytes left over in a frame")

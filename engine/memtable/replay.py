@@ -2,7 +2,8 @@
 
 Runs in: supervisor.
 Invariants: (1) the result holds a prefix of the log's transactions; (2) a transaction whose
-value-log pointer leads behind the recovered end of that file counts as damage and ends the prefix.
+value-log pointer leads behind the recovered end of that file, or a link from a record to anything
+but the one before it of its key, counts as damage and ends the prefix.
 Fails with: `CorruptionError` only for a header that cannot be trusted.
 """
 
@@ -53,7 +54,7 @@ def replay(
     try:
         for frame in reader.frames():
             records = list(reader.records(frame))
-            problem = _lost_value(mapping, records, value_ends)
+            problem = _lost_value(mapping, records, value_ends) or _wrong_link(table, records)
             if problem is not None:
                 break
             _index(table, frame, records)
@@ -82,6 +83,17 @@ def _lost_value(
             end = value_ends.get(pointer.file_id)
             if end is not None and pointer.offset + _VALUE_HEADER_BYTES + pointer.length > end:
                 return f"a value in value-log file {pointer.file_id} was not recovered"
+    return None
+
+
+def _wrong_link(table: Memtable, records: list[Record]) -> str | None:
+    """Readers follow a record's link to the one before it without another look at it."""
+    newest: dict[bytes, int] = {}
+    for record in records:
+        before = newest.get(record.key) or table.index.offset_of(record.key)
+        if record.previous != before:
+            return f"the record at {record.offset} links to {record.previous} and not to {before}"
+        newest[record.key] = record.offset
     return None
 
 

@@ -25,7 +25,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import NONE, decompress
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
 from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
-from meles.engine.fs.files import Directory
+from meles.engine.fs.files import NO_MAPPING, Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
@@ -104,7 +104,7 @@ class Table:
             raise self._damaged("properties of another table", section.offset, "table properties")
         self._index: Index | None = None
         self._probe: Callable[[int], bool] | None = None
-        self._blocks: Any = None
+        self._readers: list[Any] = []  # the first is everybody's
 
     def _damaged(self, what: str, offset: int, kind: str) -> CorruptionError:
         return CorruptionError(what, path=self.path, offset=offset, kind=kind)
@@ -113,7 +113,7 @@ class Table:
         try:
             return self._map[start:end]
         except ValueError:
-            raise ClosedError(f"table {self.path} is closed") from None
+            raise self._refusal() from None
 
     def _section(self, section: Section, kind: str) -> bytes:
         data = self._read(section.offset, section.end)
@@ -151,22 +151,30 @@ class Table:
 
     def blocks(self) -> Any:
         """The compiled reader of this table, made on first use (`kernel.NATIVE.TableBlocks`)."""
-        blocks = self._blocks
-        if blocks is None:
-            footer = self._footer
+        readers = self._readers
+        if not readers:
+            footer, mapping = self._footer, self._map
             index = self._section(footer.index, "table index")
             bloom = self._section(footer.bloom, "table filter")
             lines, pattern_bits = bloom_lines(bloom, footer.bloom.offset, self.path)
             try:
                 blocks = NATIVE.TableBlocks(
-                    self._map, self._seed, index, footer.blocks, footer.bloom.offset, lines,
+                    mapping, self._seed, index, footer.blocks, footer.bloom.offset, lines,
                     pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
                     partial(ClosedError, f"table {self.path} is closed"),
                 )  # fmt: skip
             except ValueError as error:
+                if self._map is not mapping:
+                    raise self._refusal() from None
                 raise self._damaged(str(error), footer.index.offset, "table index") from error
-            self._blocks = blocks
-        return blocks
+            readers.append(blocks)  # several threads may: `close` has to know of each
+            if self._map is not mapping:  # closed meanwhile, and `close` did not see it
+                blocks.close()
+                raise self._refusal()
+        return readers[0]
+
+    def _refusal(self) -> ClosedError:
+        return ClosedError(f"table {self.path} is closed")
 
     def _fetcher(self) -> Callable[[int], bytes]:
         """Gives payloads of blocks with a codec, without keeping the table alive."""
@@ -278,17 +286,18 @@ class Table:
 
     def close(self) -> None:
         """Unmap. Reads that are under way finish; later ones raise `ClosedError`."""
+        mapping, self._map = self._map, NO_MAPPING
         cache, self._cache = self._cache, None
         self._shelf = {}
         self._index = self._probe = None
-        blocks, self._blocks = self._blocks, None
-        if blocks is not None:
-            blocks.close()
-            del blocks
+        readers, self._readers = self._readers, []
+        for nth in range(len(readers)):
+            readers[nth].close()
+        del readers  # with them the mapping goes, if nobody else looks at it
         if cache is not None:
             cache.close(self.id)
-        with contextlib.suppress(BufferError):  # a scan looks at it: it goes with that
-            self._map.close()
+        with contextlib.suppress(BufferError):  # somebody looks at it: it goes with that
+            mapping.close()
 
     def __enter__(self) -> Table:
         return self

@@ -39,7 +39,9 @@ class BatchIteratorPy:
             at = self._at
             if at < self._count:
                 keys, values = self._keys, self._values
-                if (self._shape == VALUES or keys) and (self._shape == KEYS or values):
+                if (self._shape == VALUES or keys is not None) and (
+                    self._shape == KEYS or values is not None
+                ):
                     self._at = at + 1
                     if self._shape == PAIRS:
                         return keys[at], values[at]  # type: ignore[index]

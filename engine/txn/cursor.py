@@ -107,9 +107,10 @@ class Cursor(BatchIterator, Generic[T]):
         if batch is None:
             self._done = True
             return False
-        self._keys, self._values = batch
-        self._count = min(len(self._keys or self._values or ()), self._left)
-        self._left -= self._count
+        keys, values = self._keys, self._values = batch
+        count = min(len(keys or values or ()), self._left)
+        self._left -= count
+        self._count = count
         return True
 
     def _begin(self, keys: KeyRange) -> None:

@@ -241,7 +241,7 @@ BANNED = {  # in classes of one character, so that this file does not have them 
 }
 NOT_OURS = {
     ".git", ".venv", ".mypy_pkg", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
-    "__pycache__", "build", "dist", "run-data", "results",
+    ".asan", "__pycache__", "build", "dist", "run-data", "results",
 }  # fmt: skip
 TEXTS = {".py", ".pyi", ".pyx", ".c", ".h", ".md", ".toml", ".yml", ".yaml", ".sh", ".txt", ""}
 

@@ -116,6 +116,28 @@ def test_a_frame_that_is_wrong_inside_ends_the_prefix_at_its_beginning(
     assert everything(found.memtable) == everything(before)
 
 
+@pytest.mark.parametrize(("key", "link"), [(b"new", 88), (b"n1", 0), (b"n1", 88), (b"n1", 72)])
+def test_a_link_to_anything_but_the_record_before_ends_the_prefix(
+    directory: Directory, key: bytes, link: int
+) -> None:
+    """Readers follow links blindly: into the middle of a record, or to another key."""
+
+    def fill(table: Memtable) -> None:
+        ten(table)
+        assert table.log is not None
+        assert table.index.offset_of(key) != link
+        table.log.end = table.end
+        bad = RECORD.pack(12, 0, 1, link, len(key), 0, 0) + key + b"v"
+        table.log.append_body(BODY.pack(12, 1, KIND_TXN, 0) + bad)
+
+    before, data = log_of(directory, fill)
+    found = replay(data, 3, "f", {})
+    assert found.problem is not None
+    assert f"links to {link}" in found.problem
+    assert (found.tail.end, found.tail.frames) == (before.end, 11)
+    assert everything(found.memtable) == everything(before)
+
+
 def pointer(file_id: int, offset: int, length: int) -> bytes:
     return ValuePointer(file_id, offset, length).encode()
 

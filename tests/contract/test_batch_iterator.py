@@ -1,0 +1,121 @@
+"""BatchIterator: both twins hand out the same items, and meet the same errors in turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from meles.engine.txn.batches import KEYS, PAIRS, VALUES, BatchIteratorPy
+from twins import NATIVE, needs_native, twins
+
+both = pytest.mark.parametrize("base", twins(BatchIteratorPy, "BatchIterator"))
+
+
+def over(base: Any, lists: list[Any], shape: int) -> Any:
+    class Batches(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._shape = shape
+            self.coming = iter(lists)
+
+        def __iter__(self) -> Any:
+            return self
+
+        def _refill(self) -> bool:
+            self._at = self._count = 0
+            found = next(self.coming, None)
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
+                return False
+            self._keys, self._values = found
+            self._count = len(self._keys)
+            return True
+
+    return Batches()
+
+
+LISTS = [([b"a", b"b"], [b"1", b"2"]), ([], []), ([b"c"], [b"3"])]
+
+
+@both
+@pytest.mark.parametrize(
+    ("shape", "items"),
+    [
+        (PAIRS, [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]),
+        (KEYS, [b"a", b"b", b"c"]),
+        (VALUES, [b"1", b"2", b"3"]),
+    ],
+)
+def test_shapes(base: Any, shape: int, items: list[Any]) -> None:
+    iterator = over(base, LISTS, shape)
+    assert list(iterator) == items
+    assert list(iterator) == []
+
+
+@both
+def test_an_error_comes_in_its_turn(base: Any) -> None:
+    iterator = over(base, [LISTS[0], LookupError("damage"), LISTS[2]], KEYS)
+    assert [next(iterator), next(iterator)] == [b"a", b"b"]
+    with pytest.raises(LookupError):
+        next(iterator)
+    assert list(iterator) == [b"c"]
+
+
+@both
+def test_a_refill_that_advances_the_iterator_itself(base: Any) -> None:
+    class Greedy(base):  # type: ignore[misc]
+        rounds = 0
+
+        def __iter__(self) -> Any:
+            return self
+
+        def _refill(self) -> bool:
+            self.rounds += 1
+            self._at = self._count = 0
+            if self.rounds == 4:
+                return False
+            self._keys = self._values = [b"%d" % self.rounds, b"x"]
+            self._count = 2
+            if self.rounds == 1:
+                next(self)
+            return True
+
+    assert [key for key, _ in Greedy()] == [b"x", b"2", b"x", b"3", b"x"]
+
+
+@both
+@pytest.mark.parametrize(("at", "count"), [(0, 5), (2, 5), (1 << 40, 1 << 50)])
+def test_numbers_that_do_not_fit_the_lists(base: Any, at: int, count: int) -> None:
+    class Wrong(base):  # type: ignore[misc]
+        def _refill(self) -> bool:
+            return False
+
+    for shape in (PAIRS, KEYS, VALUES):
+        iterator = Wrong()
+        iterator._shape = shape
+        iterator._keys = iterator._values = [b"a", b"b"]
+        iterator._at, iterator._count = max(at, 2), count
+        with pytest.raises(IndexError):
+            next(iterator)
+        iterator._at = 0
+        iterator._keys = iterator._values = None
+        with pytest.raises(StopIteration):
+            next(iterator)
+
+
+@needs_native
+def test_places_before_the_list() -> None:
+    iterator = NATIVE.BatchIterator()
+    iterator._keys, iterator._at, iterator._count, iterator._shape = [b"a"], -100_000, 1, KEYS
+    with pytest.raises(IndexError):
+        next(iterator)
+
+
+@needs_native
+@given(st.lists(st.lists(st.tuples(st.binary(), st.binary()), max_size=4)), st.integers(0, 2))
+def test_both_hand_out_the_same(batches: list[list[Any]], shape: int) -> None:
+    lists = [([key for key, _ in batch], [value for _, value in batch]) for batch in batches]
+    python, native = over(BatchIteratorPy, lists, shape), over(NATIVE.BatchIterator, lists, shape)
+    assert list(native) == list(python)
