@@ -195,7 +195,9 @@ class ConfigError(Error, ValueError):
 
 
 class WriteStallError(Error, TimeoutError):
-    """Writers outran flushing or compaction for longer than the limit. Nothing was written."""
+    """Writers outran flushing or compaction for longer than the limit, or no file can be opened
+    for want of descriptors. Nothing was written.
+    """
 
     hint = "write more slowly, give it more compactors, or see db.health()"
 

@@ -5,8 +5,9 @@ Runs in: supervisor, on whichever thread of the host commits.
 Owns: the write lock, the active memtable, the append end of the value log.
 Invariants: (1) commits happen one at a time and are published in timestamp order; (2) a failed
 commit leaves nothing visible and its timestamp is used by the next; (3) after a failed write or
-fsync (`StoreFailedError`) nothing is written again; a full disk is the exception, it heals; (4)
-under sync="commit" an acknowledged commit is on the medium, one fsync serving all who wait.
+fsync (`StoreFailedError`) nothing is written again; a full disk and a lack of descriptors are the
+exceptions, they heal; (4) under sync="commit" an acknowledged commit is on the medium, one fsync
+serving all who wait.
 Fails with: `WriteStallError`, `DiskFullError`, `StoreFailedError`, what `check` raises.
 """
 
@@ -22,6 +23,7 @@ from typing import TypeAlias
 from meles.engine.brake import Brake
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.errors import DiskFullError, Error, StoreFailedError, WriteStallError
+from meles.engine.fs.files import is_shortage
 from meles.engine.log.writer import LogWriter
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import Drop, VlogMeta
@@ -421,9 +423,16 @@ class Writer:
     # -- failing ---------------------------------------------------------------------------------
 
     def _failed_locked(self, error: Exception, *, final: bool = False) -> Error:
-        """What to raise for a failed write; anything but a full disk ends writing for good."""
+        """What to raise for a failed write; it ends writing for good, unless the disk is full or
+        there is no descriptor left: those heal, and nothing was written.
+        """
         if isinstance(error, DiskFullError) and not final:
             return error
+        if is_shortage(error):
+            return WriteStallError(
+                f"a file cannot be opened: {error}; nothing was written",
+                hint="close descriptors or raise their limit (ulimit -n), then write again",
+            )
         if self.refusal is None or not isinstance(self.refusal, _Failure):
             log.error("writing stopped: %s", error)
             self.refusal = _Failure(error)

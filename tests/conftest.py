@@ -7,6 +7,7 @@ their plain names (`from fault_fs import FaultDisk`). Test files import nothing 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def directory(tmp_path: Path) -> Iterator[Directory]:
     path.mkdir(mode=0o700)
     with Directory(str(path)) as opened:
         yield opened
+
+
+@pytest.fixture
+def shm_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: how long a sync takes is not what is tested."""
+    home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="meles-test-", dir=home) as path:
+        yield Path(path)
 
 
 @pytest.fixture

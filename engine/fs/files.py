@@ -31,8 +31,14 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 _LOWEST_FD: Final = 3
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether a file could not be opened for want of descriptors: nothing was done, try later."""
+    return isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
 
 
 def _refuse(error: OSError, what: str) -> NoReturn:
