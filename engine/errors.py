@@ -165,7 +165,7 @@ class PermissionsError(Error, PermissionError):
 class CorruptionError(Error):
     """Stored bytes do not check out. `path`, `offset` (bytes) and `kind` say where and in what."""
 
-    hint = "keep a copy of the directory and run `meles verify` on it"
+    hint = "keep a copy of the directory and run `meles doctor` on it"
 
     def __init__(
         self, message: str, *, path: str, offset: int, kind: str, hint: str | None = None

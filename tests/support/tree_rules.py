@@ -92,6 +92,11 @@ LAYERS = (
         (*RECORDS, "engine.compaction", "engine.table", "engine.iterators"),
         "the compaction job: no MANIFEST, no deciding",
     ),
+    Layer(
+        "engine.doctor.decide",
+        (*WORDS, "engine.doctor.facts", "engine.fs.names", "engine.manifest.version"),
+        "deciding is pure",
+    ),
     Layer("engine.cli", ("meles", *WORDS, "engine.options", "engine.reports"), "a user of the API"),
     Layer(
         "engine.cli.feed_verbs",
