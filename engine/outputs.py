@@ -9,7 +9,7 @@ Fails with: `CorruptionError` (the worker's fault or the disk's), `OSError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -119,6 +119,28 @@ def open_compacted(store: Store, job: CompactJob, result: JobResult) -> list[Tab
             table.close()
         raise
     return tables
+
+
+def check_counts(
+    store: Store, answers: Iterable[tuple[CompactJob, JobResult]], made: list[Table]
+) -> None:
+    """Every entry that went into a compaction came out or was dropped on purpose.
+
+    What was dropped only the worker knows: this finds its defects, not its malice.
+    """
+    inputs: set[int] = set()
+    dropped = 0
+    for job, result in answers:
+        inputs.update(table_id for group in job.inputs for table_id in group)
+        dropped += result.counters.get("dropped_entries", 0)
+    expected = sum(store.live_table(table_id).meta.count for table_id in inputs)
+    there = sum(table.meta.count for table in made)
+    if there + dropped != expected:
+        raise CorruptionError(
+            f"{expected} entries went in, {there} came out and {dropped} were dropped",
+            path=store.dirs.tables.path, offset=0, kind=_KIND,
+            hint="the job is run again on its inputs",
+        )  # fmt: skip
 
 
 def _check_range(store: Store, table: Table, job: CompactJob) -> None:

@@ -72,11 +72,20 @@ class Story:
                 b"k%d" % ((n + 3) % 7): None,
             }
             yield lambda db, changes=changes: self.commit(db, changes)  # type: ignore[misc]
+            if n % 5 == 2:
+                yield self.read
             if n in (8, 15, 21):
                 yield lambda db: db.flush()
             if n == 21:
                 yield lambda db: db.flatten()
                 yield lambda db: db.gc(0.1)
+
+    def read(self, db: meles.DB) -> None:
+        """What is shown is right, or the call raises."""
+        expected = self.states[-1]
+        for key in sorted(expected):
+            assert db.get(key) == expected[key]
+        assert dict(db.items()) == expected
 
     def tell(self, home: Path) -> None:
         """Open, do everything, close; errors that are none of ours go up."""
