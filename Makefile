@@ -11,7 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 CODECS := snappy,lz4,zstd
 
-.PHONY: run test test-long check types bench bench-space clean distclean
+.PHONY: run test test-long campaign check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -21,6 +21,12 @@ test: $(VENV)/.stamp-test
 
 test-long: $(VENV)/.stamp-test
 	$(PY) -m pytest -n $(JOBS) -m long --timeout 1800 $(ARGS)
+
+# Every fault at its full count, with a table of what was injected and reached; hours. KILLS=100 for a taste.
+KILLS ?= 1000
+campaign: $(VENV)/.stamp-test
+	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 -m long \
+		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
 
 check: $(VENV)/.stamp-dev types
 	$(PY) -m ruff check .

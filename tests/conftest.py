@@ -10,8 +10,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tally as tally_of
 from fault_fs import FaultDisk
 from hypothesis import HealthCheck, settings
 from leaks import Held, assert_nothing_left
@@ -53,6 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in guarded):
             item.add_marker(pytest.mark.leak_guard)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was injected, where a test noted it."""
+    stats = terminalreporter.stats
+    reports = [report for kind in ("passed", "failed") for report in stats.get(kind, ())]
+    skipped = [str(report.longrepr[2]) for report in stats.get("skipped", ())]
+    lines = tally_of.table(tally_of.rows_of(reports), skipped, len(stats.get("failed", ())))
+    if lines:
+        terminalreporter.section("faults injected")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> tally_of.Tally:
+    """Notes faults for the table at the end of the run."""
+    return tally_of.noting(request.node)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import meles
 import pytest
 from fault_fs import MUTATING, FaultDisk, Operation
 from story import OPTIONS, Data, Story, content
+from tally import Tally
 
 pytestmark = pytest.mark.usefixtures("frequent_rewrites")
 
@@ -89,7 +90,8 @@ def check_image(
     assert content(path) == {**found, b"next": b"x"}
 
 
-def check_all(images: Images) -> int:
+def check_all(images: Images, tally: Tally) -> int:
+    tally("kill" if images.keep is KILL else "power cut", len(images.taken))
     for path, acknowledged, begun in images.taken:
         try:
             check_image(path, images.story, acknowledged, begun, images.keep)
@@ -102,20 +104,20 @@ def check_all(images: Images) -> int:
 
 @pytest.mark.parametrize("keep", [KILL, 0.0, 0.3, 0.8])
 def test_whenever_it_ends_what_was_acknowledged_is_there(
-    shm_path: Path, keep: float | None
+    shm_path: Path, tally: Tally, keep: float | None
 ) -> None:
-    assert check_all(images_of(shm_path, keep, every=4)) > 40
+    assert check_all(images_of(shm_path, keep, every=4), tally) > 40
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("keep", LONG_SHARES)
-def test_ten_thousand_images(shm_path: Path, keep: float | None) -> None:
+def test_ten_thousand_images(shm_path: Path, tally: Tally, keep: float | None) -> None:
     checked = 0
     for seed in range(LONG_SEEDS if keep else 1):
         where = shm_path / str(seed)
         where.mkdir()
-        checked += check_all(images_of(where, keep, 1, seed))
+        checked += check_all(images_of(where, keep, 1, seed), tally)
         shutil.rmtree(where)
     assert checked > 200
 
@@ -146,7 +148,9 @@ def recoveries_of(path: Path, where: Path, keep: float | None, every: int) -> li
     return [image for image, _, _ in images.taken]
 
 
-def check_recoveries(shm_path: Path, keep: float | None, *, of_every: int, every: int) -> int:
+def check_recoveries(
+    shm_path: Path, tally: Tally, keep: float | None, *, of_every: int, every: int
+) -> int:
     """Open images, cut each opening short everywhere, and open what that left: all the same."""
     images = images_of(shm_path, 0.5, of_every)
     checked = 0
@@ -161,18 +165,21 @@ def check_recoveries(shm_path: Path, keep: float | None, *, of_every: int, every
                 assert db.verify(values=True).ok
             checked += 1
         shutil.rmtree(shm_path / "again", ignore_errors=True)
+    tally("kill in recovery" if keep is KILL else "power cut in recovery", checked)
     return checked
 
 
 @pytest.mark.parametrize("keep", [KILL, 0.4])
-def test_a_crash_in_recovery_changes_nothing(shm_path: Path, keep: float | None) -> None:
-    assert check_recoveries(shm_path, keep, of_every=30, every=3) > 20
+def test_a_crash_in_recovery_changes_nothing(
+    shm_path: Path, tally: Tally, keep: float | None
+) -> None:
+    assert check_recoveries(shm_path, tally, keep, of_every=30, every=3) > 20
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("keep", [KILL, 0.0, 0.4, 0.9])
 def test_a_crash_anywhere_in_any_recovery_changes_nothing(
-    shm_path: Path, keep: float | None
+    shm_path: Path, tally: Tally, keep: float | None
 ) -> None:
-    assert check_recoveries(shm_path, keep, of_every=3, every=1) > 500
+    assert check_recoveries(shm_path, tally, keep, of_every=3, every=1) > 500

@@ -20,6 +20,7 @@ import pytest
 from fault_fs import FaultDisk
 from meles.engine.codec.header import HEADER_BYTES
 from story import OPTIONS
+from tally import Tally
 from whole import (
     CHANGES,
     KINDS,
@@ -165,8 +166,9 @@ def flip_all(whole: Whole, path: Path, kind: str, count: int | None) -> dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit(whole: Whole, damaged: Path, kind: str) -> None:
+def test_a_flipped_bit(whole: Whole, damaged: Path, tally: Tally, kind: str) -> None:
     outcomes = flip_all(whole, damaged, kind, SAMPLE)
+    tally(f"flipped bit: {kind}", sum(outcomes.values()))
     assert sum(outcomes.values()) >= SAMPLE // 2
     assert outcomes.get("refused", 0) + outcomes.get("raised", 0) > 0 or "log" in kind
 
@@ -174,14 +176,15 @@ def test_a_flipped_bit(whole: Whole, damaged: Path, kind: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_anywhere(whole: Whole, damaged: Path, kind: str) -> None:
-    flip_all(whole, damaged, kind, None)
+def test_a_flipped_bit_anywhere(whole: Whole, damaged: Path, tally: Tally, kind: str) -> None:
+    outcomes = flip_all(whole, damaged, kind, None)
+    tally(f"flipped bit: {kind}", sum(outcomes.values()))
 
 
 # -- whole files ---------------------------------------------------------------------------------
 
 
-def change_each(whole: Whole, where: Path, change: Change) -> None:
+def change_each(whole: Whole, where: Path, tally: Tally, change: Change) -> None:
     """Do it to every file, one at a time."""
     applied = 0
     for name, kind in whole.kinds.items():
@@ -198,17 +201,20 @@ def change_each(whole: Whole, where: Path, change: Change) -> None:
             error.add_note(f"{name} ({kind}) {change.__name__}")
             raise
         shutil.rmtree(path)
+    tally(f"file {change.__name__.replace('_', ' ')}", applied)
     assert applied > 0
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_file_that_is(whole: Whole, shm_path: Path, change: Change) -> None:
-    change_each(whole, shm_path, change)
+def test_a_file_that_is(whole: Whole, shm_path: Path, tally: Tally, change: Change) -> None:
+    change_each(whole, shm_path, tally, change)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_file_of_a_closed_database_that_is(closed: Whole, shm_path: Path, change: Change) -> None:
-    change_each(closed, shm_path, change)
+def test_a_file_of_a_closed_database_that_is(
+    closed: Whole, shm_path: Path, tally: Tally, change: Change
+) -> None:
+    change_each(closed, shm_path, tally, change)
 
 
 def test_files_that_are_not_ours_are_let_be(whole: Whole, damaged: Path) -> None:

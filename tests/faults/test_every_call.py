@@ -18,6 +18,7 @@ import pytest
 from fault_fs import GROWING, MUTATING, READING, FailNth, FaultDisk, Operation
 from leaks import Held, assert_nothing_left
 from story import REFUSALS, Story
+from tally import Tally
 from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("frequent_rewrites")
@@ -87,8 +88,9 @@ def tell_with(fault: Fault, n: int, home: Path) -> int:
     return plan.fired
 
 
-def every(fault: Fault, where: Path, pick: Callable[[int], Iterator[int]]) -> None:
+def every(name: str, where: Path, tally: Tally, pick: Callable[[int], Iterator[int]]) -> None:
     """Tell the story once for each picked call."""
+    fault = FAULTS[name]
     calls = count_calls(where / "whole", fault.kinds)
     gc.collect()
     held = Held.now()
@@ -102,21 +104,22 @@ def every(fault: Fault, where: Path, pick: Callable[[int], Iterator[int]]) -> No
             error.add_note(f"call {n} of {calls}, {fault}")
             raise
         shutil.rmtree(home, ignore_errors=True)
+    tally(f"call fails: {name}", tried, struck)
     assert struck == tried > 0
     assert_nothing_left(held)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_some_calls(shm_path: Path, name: str) -> None:
+def test_some_calls(shm_path: Path, tally: Tally, name: str) -> None:
     first = 1 + list(FAULTS).index(name) * 7 % SAMPLE
-    every(FAULTS[name], shm_path, lambda calls: iter(range(first, calls + 1, SAMPLE)))
+    every(name, shm_path, tally, lambda calls: iter(range(first, calls + 1, SAMPLE)))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_call(shm_path: Path, name: str) -> None:
-    every(FAULTS[name], shm_path, lambda calls: iter(range(1, calls + 1)))
+def test_every_call(shm_path: Path, tally: Tally, name: str) -> None:
+    every(name, shm_path, tally, lambda calls: iter(range(1, calls + 1)))
 
 
 # -- the handle goes on --------------------------------------------------------------------------
@@ -160,10 +163,12 @@ def goes_on(fault: Fault, n: int, home: Path) -> None:
 HEALING = [name for name, fault in FAULTS.items() if fault.heals]
 
 
-def heal(name: str, where: Path, step: int) -> None:
+def heal(name: str, where: Path, tally: Tally, step: int) -> None:
     fault = FAULTS[name]
     calls = count_calls(where / "whole", fault.kinds)
-    for n in range(1, calls * 3 // 4, step):  # the last quarter is closing
+    picked = range(1, calls * 3 // 4, step)  # the last quarter is closing
+    tally(f"call fails, then heals: {name}", len(picked))
+    for n in picked:
         try:
             goes_on(fault, n, where / str(n))
         except BaseException as error:
@@ -173,12 +178,12 @@ def heal(name: str, where: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("name", HEALING)
-def test_what_was_cured_is_taken(shm_path: Path, name: str) -> None:
-    heal(name, shm_path, SAMPLE)
+def test_what_was_cured_is_taken(shm_path: Path, tally: Tally, name: str) -> None:
+    heal(name, shm_path, tally, SAMPLE)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", HEALING)
-def test_what_was_cured_is_taken_at_every_call(shm_path: Path, name: str) -> None:
-    heal(name, shm_path, 1)
+def test_what_was_cured_is_taken_at_every_call(shm_path: Path, tally: Tally, name: str) -> None:
+    heal(name, shm_path, tally, 1)
