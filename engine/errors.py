@@ -159,7 +159,7 @@ class DirectoryMissingError(Error, FileNotFoundError):
 class PermissionsError(Error, PermissionError):
     """The directory belongs to somebody else, or others may write to it."""
 
-    hint = "give the directory to this user with mode 0700"
+    hint = "give the directory to this user with mode 0700, or open with trust_directory=True"
 
 
 class CorruptionError(Error):
