@@ -27,9 +27,9 @@ from typing import Any
 import meles
 import psutil
 import pytest
-from ledger import Ledger, LedgerFile, observe
-from ledger_checker import Checker
-from load import KEYS
+from meles.engine.stress.judge import Checker
+from meles.engine.stress.ledger import Ledger, LedgerFile, observe
+from meles.engine.stress.load import KEYS
 from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -60,6 +60,9 @@ def _reaper() -> Iterator[None]:
     assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def is_dead(pid: int) -> bool:
@@ -198,6 +201,15 @@ class Program:
         self.popen.wait()
         self.buried()
 
+    def hold_still(self) -> None:
+        """Stop the program and its children; when this returns no call of theirs is under way."""
+        tree = [psutil.Process(self.pid)]
+        tree += tree[0].children(recursive=True)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        wait_until(lambda: all(_is_still(process.pid) for process in tree), DEADLINE, "a stop")
+
     def stop_workers(self) -> None:
         """Make its workers hang. (One stopped before it could ask the kernel to end it with its
         parent would stay, without a lock, until it is continued: such a one is let be.)"""
@@ -234,6 +246,15 @@ def role_of(process: psutil.Process) -> str:
         if "meles.workers.child.main" in words:
             return words[words.index("meles.workers.child.main") + 1]
     return ""
+
+
+def _is_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped or gone."""
+    states = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states <= set("TZX")
 
 
 def _is_tied(pid: int) -> bool:
@@ -285,8 +306,8 @@ class Campaign:
         chosen = json.dumps({**OPTIONS, **options})
         seed = str(self.rng.randrange(1 << 30))
         load = self._program(
-            str(SUPPORT / "load.py"), str(self.path), str(self.ledger_path), str(self.runs), seed,
-            chosen,
+            "-m", "meles.engine.stress.load", str(self.path), str(self.ledger_path),
+            str(self.runs), seed, chosen,
         )  # type: ignore[call-arg]  # fmt: skip
         load.expect("opening")
         self.load = load

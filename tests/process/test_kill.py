@@ -41,6 +41,7 @@ def kills_under_load(campaign, tally, times):
     campaign.done()
 
 
+@pytest.mark.timeout(600)
 def test_everything_acknowledged_survives_fifty_kills(campaign, tally):
     kills_under_load(campaign, tally, 50)
 

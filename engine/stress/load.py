@@ -1,6 +1,6 @@
 """The load: opens a directory and writes and reads it from several threads until it is killed.
 
-    python -W error load.py DIRECTORY LEDGER RUN SEED OPTIONS
+    python -m meles.engine.stress.load DIRECTORY LEDGER RUN SEED OPTIONS
 
 A program of its own, so that a test can kill it and everything it started. OPTIONS is a JSON object
 for `meles.open`; `"patient": true` among them makes writers try again after a `DiskFullError` or
@@ -20,6 +20,8 @@ Four clients write: transactions over keys that all share, with reads (they may 
 sets and deletes and write batches over keys of their own. Each transaction and batch sets the
 client's marker too, so the newest one is always to be seen. A fifth of the writes are deletes.
 Values are of 0 to 64 KiB, on both sides of the value threshold.
+
+Runs in: a process of its own, the supervisor of the directory while it lives.
 """
 
 from __future__ import annotations
@@ -33,10 +35,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import meles
-from ledger import DELETE, SET, Ledger, digest, make_value, observe, txn_of, value_fault
+from meles.engine.stress.ledger import (
+    DELETE,
+    SET,
+    Ledger,
+    digest,
+    make_value,
+    observe,
+    txn_of,
+    value_fault,
+)
 
 CLIENTS: Final = 4
 SHARED: Final = [f"s/{n:03d}" for n in range(60)]
@@ -182,7 +194,7 @@ class Load:
         return txn.commit
 
     def batch(
-        self, rng: random.Random, values: dict[str, bytes | None]
+        self, _rng: random.Random, values: dict[str, bytes | None]
     ) -> Callable[[], int | None]:
         batch = self.db.write_batch()
         for key, value in values.items():
@@ -190,11 +202,12 @@ class Load:
                 batch.delete(key.encode())
             else:
                 batch.set(key.encode(), value)
-        assert batch.committed == 0, "a batch split itself"
+        if batch.committed:
+            raise AssertionError("a batch split itself")
         return batch.flush
 
     def single(
-        self, rng: random.Random, values: dict[str, bytes | None]
+        self, _rng: random.Random, values: dict[str, bytes | None]
     ) -> Callable[[], int | None]:
         ((key, value),) = values.items()
         if value is None:
@@ -277,9 +290,9 @@ class Load:
             if command == "stop":
                 return
             if command == "kill":
-                self.guarded(lambda kind=words[0]: self.kill_worker(kind))
+                self.guarded(partial(self.kill_worker, words[0]))
             elif command == "hang":
-                self.guarded(lambda kind=words[0]: self.kill_worker(kind, signal.SIGSTOP))
+                self.guarded(partial(self.kill_worker, words[0], signal.SIGSTOP))
             elif command == "workers":
                 rows = [(w.name, w.kind, w.pid, w.state) for w in self.db.workers()]
                 say("workers", json.dumps([rows, self.db.health().status]))

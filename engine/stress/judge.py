@@ -11,6 +11,8 @@ W   a read gives the right answer whichever way it is asked
 A transaction begun and not acknowledged may be there or not; the first observation settles which.
 Commits are numbered without gaps, so counting numbers finds a hole even where its keys have been
 written since. A key that is written by commits without a known ts must have one writer only.
+
+Runs in: whoever judges. Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger import DELETE, SET, Observation
+from meles.engine.stress.ledger import DELETE, SET, Observation
 
 
 @dataclass(frozen=True)
