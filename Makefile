@@ -11,7 +11,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 CODECS := snappy,lz4,zstd
 
-.PHONY: run test test-long campaign check types bench bench-space clean distclean
+.PHONY: run test test-long campaign planted check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -27,6 +27,10 @@ KILLS ?= 1000
 campaign: $(VENV)/.stamp-test
 	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 -m long \
 		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
+
+# Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.
+planted: $(VENV)/.stamp-test
+	$(PY) tests/planted.py $(ARGS)
 
 check: $(VENV)/.stamp-dev types
 	$(PY) -m ruff check .

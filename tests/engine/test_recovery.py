@@ -443,9 +443,11 @@ def test_an_older_manifest_is_refused(tables: Path, tmp_path: Path) -> None:
 
 
 def test_an_older_manifest_of_the_same_ids_is_refused(tables: Path) -> None:
-    """All ids it sees are ones it had handed out; a table with unknown commits gives it away."""
-    old = (tables / "MANIFEST").read_bytes()
+    """It had handed out all numbers it sees; a table with unknown commits gives it away."""
     with meles.open(tables, num_compactors=0, **OPTIONS) as db:
+        db[b"new"] = b"x"
+        db.flush()
+        old = (tables / "MANIFEST").read_bytes()
         db[b"newer"] = b"x"
     (tables / "MANIFEST").write_bytes(old)
     before = files(tables)

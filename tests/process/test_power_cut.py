@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from meles.engine.stress.judge import Checker
 from mounts import PowerDisk
 
 LONG = int(os.environ.get("MELES_CUTS", "300"))
@@ -24,6 +25,7 @@ def disk(tmp_path):
 
 def cut_again_and_again(campaign, tally, disk, times):
     campaign.path = disk.path / "db"
+    campaign.checker = Checker(gaps=True)
     campaign.unheard = {"W"}  # readers see a commit before it is durable; its writer does not
     for _ in range(times):
         load = campaign.start(sync="commit", patient=True, memtable_size=128 << 10)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import meles
 
 COMMITS: Final = 26
+EVERYTHING: Final = ("flushes", "compactions", "deep", "collections", "relocated")
 OPTIONS: Final[dict[str, Any]] = {
     "workers": "inline", "sync": "commit", "memtable_size": "64KiB", "value_threshold": 1000,
     "value_log_max_entries": 6, "base_table_size": "16KiB", "block_size": 1024,
@@ -128,9 +129,13 @@ class Story:
             "relocated": stats.value_log.gc_relocated_files + stats.value_log.gc_dropped_files,
         }
 
+    def saw(self, needs: tuple[str, ...]) -> bool:
+        """Whether all of it was committed, and these things happened on the way."""
+        return self.acknowledged == COMMITS and all(self.seen.get(name) for name in needs)
+
     def saw_everything(self) -> bool:
         """A trial in which one of these did not happen counts for nothing."""
-        return self.acknowledged == COMMITS and len(self.seen) > 0 and all(self.seen.values())
+        return self.saw(EVERYTHING)
 
     def judge(self, home: Path) -> None:
         """Everything acknowledged is there; of what is in doubt, all or nothing. And it works."""
