@@ -25,7 +25,7 @@ test-long: $(VENV)/.stamp-test
 # Every fault at its full count, with a table of what was injected and reached; hours. KILLS=100 for a taste.
 KILLS ?= 1000
 campaign: $(VENV)/.stamp-test
-	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 -m long \
+	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 \
 		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
 
 # Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.

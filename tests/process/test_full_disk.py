@@ -68,7 +68,7 @@ def full_again_and_again(campaign, tally, disk, rounds):
 
 def test_a_full_disk_costs_nothing_but_time(campaign, tally, tmp_path):
     with small_disk(tmp_path / "small", 40) as disk:
-        full_again_and_again(campaign, tally, disk, 4)
+        full_again_and_again(campaign, tally, disk, 2)
 
 
 @pytest.mark.long

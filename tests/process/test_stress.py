@@ -16,10 +16,10 @@ MINUTES = float(os.environ.get("MELES_STRESS_MINUTES", "20"))
 
 def test_a_few_rounds(tmp_path, capsys, tally):
     directory = tmp_path / "db"
-    assert main(["stress", str(directory), "--rounds", "3", "--seed", "11", "--json"]) == 0
+    assert main(["stress", str(directory), "--rounds", "2", "--seed", "11", "--json"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
-    assert report["rounds"] == 3
+    assert report["rounds"] == 2
     assert report["acknowledged"] > 100
     assert report["problem"] == ""
     assert err.startswith("seed 11\nround 1: ")
@@ -37,7 +37,12 @@ def test_stress_for_long(tmp_path, capsys, tally):
         tally(f"stress: {fault}", count)
 
 
-@pytest.mark.parametrize("fault", [Fault.NO_DESCRIPTORS, Fault.WORKER_HUNG, Fault.KILL_IN_OPENING])
+RARE = [Fault.NO_DESCRIPTORS, Fault.WORKER_HUNG, Fault.KILL_IN_CLOSING, Fault.STOPPED_WORKERS]
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.KILL_IN_OPENING, *(pytest.param(rare, marks=pytest.mark.long) for rare in RARE)]
+)
 def test_each_rarer_fault(tmp_path, fault):
     stress = Stress(str(tmp_path / "db"), str(tmp_path / "ledger"))
     drawn = draw(3, 1, ["none"])

@@ -71,7 +71,7 @@ HANG = {"worker_hang_timeout": 0.5, "worker_heartbeat": 0.1}
 
 @pytest.mark.timeout(400)
 def test_a_worker_that_hangs_costs_nothing(campaign, tally):
-    kill_workers(campaign, tally, 4, "hang", **HANG)
+    kill_workers(campaign, tally, 2, "hang", **HANG)
 
 
 @pytest.mark.long
