@@ -94,6 +94,11 @@ class Checker:
         self._on_o(0)
         return self.totals
 
+    @property
+    def current(self) -> dict[str, int]:
+        """Counters of the run at hand."""
+        return self._counters
+
     def _fault(self, rule: str, text: str) -> None:
         self.violations.append(Violation(rule, text))
 
