@@ -44,7 +44,7 @@ def full_again_and_again(campaign, tally, disk, rounds):
     hog = Hog(disk / "hog")
     campaign.path = disk / "db"
     for number in range(rounds):
-        load = campaign.start(patient=True, memtable_size=128 << 10)
+        load = campaign.start(patient=True, memtable_size=128 << 10, write_stall_timeout=0.5)
         load.expect("open")
         campaign.pause(0.3)
         hog.fill()
