@@ -18,7 +18,7 @@ ASAN := .asan
 ASAN_TESTS := tests/contract $(addprefix tests/engine/,kernel table memtable iterators txn)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
 
-.PHONY: run test test-native test-python test-long test-asan check types bench bench-space clean distclean
+.PHONY: run test test-native test-python test-long test-asan campaign planted check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -48,6 +48,16 @@ test-asan: $(ASAN)/.stamp
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(ASAN)/venv/bin/python -m pytest -n $(JOBS) -m "not long" --timeout 600 \
 		--ignore-glob '*/test_format.py' $(ASAN_TESTS) $(ARGS)
+
+# Every fault at its full count, with a table of what was injected and reached; hours. KILLS=100 for a taste.
+KILLS ?= 1000
+campaign: $(VENV)/.stamp-test
+	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 \
+		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
+
+# Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.
+planted: $(VENV)/.stamp-test
+	$(PY) tests/planted.py $(ARGS)
 
 check: $(VENV)/.stamp-dev types
 	$(PY) -m ruff check .

@@ -39,7 +39,7 @@ from meles.engine.jobs import CompactJob, Job, JobResult
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import TableMeta
 from meles.engine.options import Options
-from meles.engine.outputs import open_compacted
+from meles.engine.outputs import check_counts, open_compacted
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
 from meles.engine.txn.oracle import Oracle
@@ -246,6 +246,7 @@ class Compacting:
                 raise run.error
             for job, result in run.results.values():
                 opened += open_compacted(self._store, job, result)
+            check_counts(self._store, run.results.values(), opened)
         except Exception as error:  # noqa: BLE001 - whatever it was, the plan as a whole failed
             for table in opened:
                 table.close()

@@ -127,7 +127,7 @@ class Flushing:
     def done(self, job_id: int, job: Job, result: JobResult) -> None:
         memtable = self._memtable_of(job)
         assert isinstance(job, FlushJob)  # noqa: S101 - narrowed by _memtable_of
-        tables = open_flushed(self._store, job, result, memtable.records)
+        tables = open_flushed(self._store, job, result, memtable)
         durable = self._writer.sync_values()
         synced = [] if durable is None else [self._store.synced_values(*durable)]
         self._store.install_flush(memtable, tables, synced)

@@ -24,6 +24,7 @@ from meles.engine.errors import (
     JobCancelledError,
     StoreFailedError,
 )
+from meles.engine.fs.files import is_shortage
 from meles.engine.jobs import Job, JobResult
 
 log = logging.getLogger("meles.scheduler")
@@ -188,6 +189,11 @@ class Scheduler:
         except Error as error:  # a refused output is a failed job
             log.warning("%s: result refused: %s", running.job.title(), error)
             running.work.failed(job_id, running.job, error, poisoned=False)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            log.warning("%s: result cannot be opened yet: %s", running.job.title(), error)
+            running.work.failed(job_id, running.job, error, poisoned=False)
 
     def on_failure(self, job_id: int, error: Exception, poisoned: bool) -> None:
         """The pool says that a job failed."""
@@ -217,6 +223,10 @@ class Scheduler:
             log.warning("background work waits for disk space: %s", error)
             self.later(1.0)
         except (OSError, InvariantError) as error:
+            if is_shortage(error):
+                log.warning("background work waits for descriptors: %s", error)
+                self.later(1.0)
+                return
             log.exception("background work cannot go on")
             self._on_fatal(error)
 

@@ -321,7 +321,10 @@ class ValueLogFile:
         size = ENTRY_BYTES + length
         if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self._end:
             raise entry_error(self.path, offset, "address lies outside the file")
-        entry = file.pread(size, offset)
+        try:
+            entry = file.pread(size, offset)
+        except OSError as error:
+            raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than it was")
         return value_of(entry, pointer, version, offset, self.path)
