@@ -42,7 +42,8 @@ test-long: $(VENV)/.stamp-test test-asan
 	$(PY) -m pytest -n $(JOBS) -m long --timeout 1800 $(ARGS)
 
 # What touches the compiled kernel, with a build that notices every access outside of a buffer. It
-# has a copy of the sources and a venv of its own: the sanitizer has to be there before Python is.
+# has a copy of the sources (the pages of the formats are not in it) and a venv of its own: the
+# sanitizer has to be there before Python is.
 test-asan: $(ASAN)/.stamp
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" PYTHONMALLOC=malloc MELES_KERNEL=native \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -100,8 +101,8 @@ $(VENV)/.stamp-bench: pyproject.toml $(KERNEL_SOURCES) | $(PY)
 	$(PIP) install -e '.[bench,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-run
 
-$(ASAN)/.stamp: pyproject.toml $(shell find engine workers configs -name '*.p[yx]*' -o -name '*.h') \
-		| $(PY)
+$(ASAN)/.stamp: pyproject.toml $(KERNEL_SOURCES) \
+		$(shell find engine workers configs -name '*.py' -o -name '*.toml') | $(PY)
 	rm -rf $(ASAN)
 	mkdir -p $(ASAN)/src
 	cp -r pyproject.toml README.md __init__.py py.typed supervisor.py engine workers configs $(ASAN)/src
