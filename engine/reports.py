@@ -134,12 +134,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class SpacePin:
-    """A snapshot in use. `owner` names its thread; `held_bytes` are kept for no newer one."""
+    """A snapshot in use: thread `owner` of process `pid` holds `held_bytes` with it."""
 
     owner: str
     read_ts: int
     age_seconds: float
     held_bytes: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)

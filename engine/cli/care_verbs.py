@@ -56,8 +56,8 @@ def space_verb(target: Target, output: Output) -> int:
         f"{size_text(report.total_bytes)} in all, {size_text(report.log_bytes)} of it in logs",
         *aligned(rows, right=_NUMBERS - {0}),
         *(
-            f"pinned by {pin.owner} at version {pin.read_ts:,} for {pin.age_seconds:.0f} s: "
-            f"{size_text(pin.held_bytes)}"
+            f"pinned by thread {pin.owner} of process {pin.pid} at version {pin.read_ts:,} "
+            f"for {pin.age_seconds:.0f} s: {size_text(pin.held_bytes)}"
             for pin in report.pins
         ),
     ]
