@@ -60,9 +60,10 @@ def _open_checked(store: Store, file: NewFile) -> Table:
     try:
         if table.meta.size != file.size or table.file_crc() != file.crc:
             raise _refuse(table, "file is not what the worker reported")
-        if table.index.last_keys[-1] != table.meta.max_key:  # that they ascend was checked
+        entries, last_key = table.extent()  # that keys ascend was checked
+        if last_key != table.meta.max_key:
             raise _refuse(table, "blocks and properties end at different keys")
-        if sum(table.index.entries) != table.meta.count:
+        if entries != table.meta.count:
             raise _refuse(table, "blocks and properties count differently")
     except BaseException:
         table.close()

@@ -169,6 +169,16 @@ cdef class TableBlocks:
                 high = middle
         return low
 
+    def extent(self):
+        """Entries in all blocks, as the index counts them, and the last block's last key."""
+        cdef uint64_t entries = 0
+        cdef size_t size
+        cdef const uint8_t* key = self.last_key(self.count - 1, &size)
+        cdef Py_ssize_t nth
+        for nth in range(self.count):
+            entries += load32(self._entries + 4 * nth)
+        return entries, PyBytes_FromStringAndSize(<const char*>key, size)
+
     # -- blocks ----------------------------------------------------------------------------------
 
     cdef object payload(self, Py_ssize_t nth, Payload* out):
