@@ -16,6 +16,7 @@ from itertools import pairwise
 from meles.engine.errors import CorruptionError, EncryptionKeyError, FormatVersionError
 from meles.engine.fs.files import is_shortage
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import CompactJob, FlushJob, JobResult, NewFile
 from meles.engine.manifest.version import TableMeta
 from meles.engine.memtable.memtable import Memtable
@@ -68,6 +69,7 @@ def _open_checked(store: Store, file: NewFile) -> Table:
     except BaseException:
         table.close()
         raise
+    give_way()
     return table
 
 

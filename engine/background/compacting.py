@@ -35,6 +35,7 @@ from meles.engine.compaction.plan import Plan, jobs_for
 from meles.engine.compaction.targets import facts
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import CompactJob, Job, JobResult
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import TableMeta
@@ -267,6 +268,7 @@ class Compacting:
         remove += [(plan.to_level, table.id) for table in plan.bottom]
         add: list[tuple[int, TableMeta]] = [(plan.to_level, table.meta) for table in opened]
         self._store.install_tables(add, remove, opened, max_ts=self._oracle.published)
+        give_way()
         self._runs.remove(run)
         self._in_flight.release(plan)
         self._forget_failures_of(plan)

@@ -19,6 +19,7 @@ from meles.engine.brake import room_used
 from meles.engine.clock import now_ms
 from meles.engine.errors import InvariantError
 from meles.engine.fs.names import Kind
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
@@ -75,6 +76,7 @@ class Flushing:
         self._writer.seal_full_values(self._store.install_sealed_values)
         if self.spares and self._writer.refusal is None:
             self._store.prepare_spares(values=self._writer.sink.current is not None)
+            give_way()
         if self._current is not None or self._held() or self._writer.failure is not None:
             return
         sealed = self._store.view.sealed
@@ -129,8 +131,10 @@ class Flushing:
         assert isinstance(job, FlushJob)  # noqa: S101 - narrowed by _memtable_of
         tables = open_flushed(self._store, job, result, memtable)
         durable = self._writer.sync_values()
+        give_way()
         synced = [] if durable is None else [self._store.synced_values(*durable)]
         self._store.install_flush(memtable, tables, synced)
+        give_way()
         self._writer.release_log(memtable.id)
         self.counters.flushes += 1
         self.counters.written_bytes += sum(table.meta.size for table in tables)

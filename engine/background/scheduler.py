@@ -25,6 +25,7 @@ from meles.engine.errors import (
     StoreFailedError,
 )
 from meles.engine.fs.files import is_shortage
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import Job, JobResult
 
 log = logging.getLogger("meles.scheduler")
@@ -167,6 +168,7 @@ class Scheduler:
                 begun = self._started
             for work in self._works:
                 self._guarded(work.start_due)
+                give_way()
             with self._idle_changed:
                 idle = self.stopped() or all(work.is_idle() for work in self._works)
                 self._idle = idle and not self._running
@@ -179,6 +181,7 @@ class Scheduler:
             running = self._running.pop(job_id, None)
             if running is not None:
                 self._guarded(lambda: self._take(job_id, running, result))
+        give_way()
         self.run()
 
     def _take(self, job_id: int, running: _Running, result: JobResult) -> None:
