@@ -70,6 +70,7 @@ class Writer:
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
+        self.disk_full: Callable[[], Error] | None = None  # why nothing can be flushed just now
         self._counters = WriteCounters()
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
@@ -283,6 +284,8 @@ class Writer:
             while len(sealed := self._store.view.sealed) >= self._max_sealed:
                 if self.refusal is not None:
                     return
+                if self.disk_full is not None:
+                    raise self.disk_full()
                 left = began + self._stall_timeout - time.monotonic()
                 waited = self._flush_inline_locked() if self._inline else self._room.wait(left)
                 if not waited and sealed == self._store.view.sealed:
@@ -296,10 +299,7 @@ class Writer:
             self._counters.longest_stall = max(self._counters.longest_stall, seconds)
 
     def _flush_inline_locked(self) -> bool:
-        """Without workers nobody else makes room: let the scheduler run on this thread.
-
-        False: what that could do, it has done.
-        """
+        """Without workers nobody else makes room: run the scheduler here. False: it did run."""
         self.lock.release()
         try:
             self._poke()
@@ -308,7 +308,7 @@ class Writer:
         return False
 
     def room_made(self) -> None:
-        """Called when a memtable was flushed."""
+        """Called when a memtable was flushed, or could not be."""
         with self.lock:
             self._room.notify_all()
 

@@ -12,12 +12,13 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.brake import room_used
 from meles.engine.clock import now_ms
-from meles.engine.errors import InvariantError
+from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.giving_way import give_way
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
@@ -141,6 +142,7 @@ class Flushing:
         self.counters.read_bytes += job.end
         self._current = None
         self._retry.succeeded()
+        self._writer.disk_full = None
         self._writer.room_made()
         del job_id
 
@@ -159,6 +161,9 @@ class Flushing:
         self._current = None
         now = time.monotonic()
         self._retry.failed(error, now, poisoned=poisoned)
+        if isinstance(error, DiskFullError):
+            self._writer.disk_full = partial(DiskFullError, f"flushing waits: {error.message}")
+            self._writer.room_made()  # there is none: whoever waits for it hears why
         if not self._retry.parked:
             self._scheduler.later(self._retry.delay(now))
 

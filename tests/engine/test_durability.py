@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import meles
 import pytest
-from fault_fs import GROWING, FailNth, FaultDisk, Operation
+from fault_fs import GROWING, FailNth, FaultDisk, Operation, injected
 from leaks import Held, assert_nothing_left
 from story import OPTIONS, REFUSALS, Data, Story, content
 from waiting import wait_until
@@ -298,6 +299,39 @@ def test_a_full_disk_heals(tmp_path: Path, fault_disk: FaultDisk, at: int) -> No
         wait_until(lambda: db.wait_idle(1) and db.health().status == "ok", 30, str(db.health()))
         assert dict(db.items()) == story.states[-1]
     story.judge(home)
+
+
+def test_writers_hear_of_a_disk_too_full_for_tables(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    """They are not kept waiting for a flush that cannot be, and go on as soon as there is room."""
+    options = {**OPTIONS, "workers": "thread", "write_stall_timeout": 3600.0}
+
+    def no_room_for_tables(operation: Operation) -> None:
+        if operation.name.endswith(".sst") and operation.kind in GROWING:
+            raise injected(errno.ENOSPC, operation.name)
+
+    value = b"v" * 900  # stays out of the value log
+    with meles.open(tmp_path / "db", **options) as db:
+        fault_disk.plan = no_room_for_tables
+        written = 0
+
+        def write_on() -> None:
+            nonlocal written
+            while True:
+                db.set(b"%06d" % written, value)
+                written += 1
+
+        with pytest.raises(meles.DiskFullError, match="flushing waits"):
+            write_on()
+        assert db.get(b"%06d" % (written - 1)) == value
+        fault_disk.plan = None
+
+        def goes_on() -> bool:
+            with contextlib.suppress(meles.DiskFullError):
+                db.set(b"more", value)
+            return db.get(b"more") is not None
+
+        wait_until(goes_on)
+        assert len(list(db)) == written + 1
 
 
 def succeeded(story: Story, db: meles.DB, n: int) -> bool:
