@@ -97,6 +97,7 @@ def key_hash(bytes key not None):
     return xxh64(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
+include "mapped.pxi"
 include "block.pxi"
 include "table_blocks.pxi"
 include "log_index.pxi"
