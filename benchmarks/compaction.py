@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from engines import Meles, RocksDict
+from engines import Meles, RocksDict, make_values
 from report import MIB, Report, bytes_in, home
 
 KEY_BYTES = 16
@@ -60,7 +60,7 @@ def _keys(entries: int) -> list[bytes]:
 def _ours(entries: int, value_bytes: int) -> tuple[float, float]:
     with home() as path:
         engine = Meles(path, memtable_size="32MiB", **INPUT)
-        engine.batch_all(_keys(entries), random.Random(4).randbytes(value_bytes))
+        engine.batch_all(_keys(entries), make_values(value_bytes))
         engine.db.flush()
         db = engine.db
         rates = _rates(lambda: db.stats().compaction_read_bytes, db.flatten)
@@ -71,7 +71,7 @@ def _ours(entries: int, value_bytes: int) -> tuple[float, float]:
 def _rocks(entries: int, value_bytes: int) -> tuple[float, float]:
     with home() as path:
         engine = RocksDict(path, one_thread)
-        engine.set_all(_keys(entries), random.Random(4).randbytes(value_bytes))
+        engine.set_all(_keys(entries), make_values(value_bytes))
         engine.db.flush()
         size = bytes_in(Path(path))
         rates = _rates(lambda: size, lambda: engine.db.compact_range(None, None))

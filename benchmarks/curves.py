@@ -13,11 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from engines import ENGINES, Meles
+from engines import ENGINES, Meles, make_values
 from points import KEY_BYTES, random_keys, size_name, timed
 from report import MIB, Report, home
 
 Curve = dict[str, dict[str, list[float]]]  # by operation and engine, in microseconds
+REPEATS = 3  # of what can be repeated
 SLACK = 1.3  # over log n: noise of a shared machine
 
 
@@ -39,17 +40,17 @@ def scaling(report: Report, sizes: tuple[int, ...], engines: list[str]) -> None:
 
 def _costs(name: str, entries: int) -> dict[str, float]:
     """Microseconds of each operation with so many entries; sets go into the full store."""
-    keys, value = random_keys(entries, 7), random.Random(8).randbytes(100)
+    keys, values = random_keys(entries, 7), make_values(100)
     lookups = random.Random(9).sample(keys, min(entries, 100_000))
     more = random_keys(min(entries, 200_000), 11)
     with home() as path:
         engine = ENGINES[name](path)
-        batch = timed(lambda: engine.batch_all(keys, value))
+        batch = timed(lambda: engine.batch_all(keys, values))
         engine.settle()
         engine.get_all(lookups)  # warm
-        get = timed(lambda: engine.get_all(lookups))
-        items = timed(engine.scan)
-        put = timed(lambda: engine.set_all(more, value))
+        get = median(timed(lambda: engine.get_all(lookups)) for _ in range(REPEATS))
+        items = median(timed(engine.scan) for _ in range(REPEATS))
+        put = timed(lambda: engine.set_all(more, values))
         engine.close()
     seconds = {"write_batch": batch / entries, "set": put / len(more)}
     seconds |= {"get": get / len(lookups), "items": items / entries}
@@ -67,11 +68,11 @@ def value_sizes(report: Report, engines: list[str], rounds: int) -> None:
     curve: Curve = {op: {} for op in ("set", "get", "items")}
     for value_bytes in sizes:
         keys = random_keys(min(50_000, 24 * MIB // (value_bytes + KEY_BYTES)), 7)
-        value = random.Random(8).randbytes(value_bytes)
+        values = make_values(value_bytes)
         taken: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for name in engines:
-                for operation, seconds in _with_values(name, keys, value).items():
+                for operation, seconds in _with_values(name, keys, values).items():
                     taken.setdefault((operation, name), []).append(seconds)
         for (operation, name), found in taken.items():
             curve[operation].setdefault(name, []).append(1e6 * median(found) / len(keys))
@@ -82,10 +83,10 @@ def value_sizes(report: Report, engines: list[str], rounds: int) -> None:
     report.keep("values", {"value bytes": sizes, "microseconds": curve})
 
 
-def _with_values(name: str, keys: list[bytes], value: bytes) -> dict[str, float]:
+def _with_values(name: str, keys: list[bytes], values: list[bytes]) -> dict[str, float]:
     with home() as path:
         engine = ENGINES[name](path)
-        put = timed(lambda: engine.set_all(keys, value))
+        put = timed(lambda: engine.set_all(keys, values))
         engine.settle()
         engine.get_all(keys)
         seconds = {"set": put, "get": timed(lambda: engine.get_all(keys))}
@@ -99,14 +100,16 @@ def threads(report: Report, rounds: int) -> None:
     counts = (1, 2, 4, 8)
     share = 160_000
     curve: Curve = {"set": {}, "get": {}}
-    value = random.Random(8).randbytes(100)
+    values = make_values(100)
     for count in counts:
         rates: dict[str, list[float]] = {"set": [], "get": []}
         for number in range(rounds):
             parts = [random_keys(share // count, 100 * number + at) for at in range(count)]
             with home() as path:
                 engine = Meles(path)
-                rates["set"].append(share / _together(parts, partial(engine.set_all, value=value)))
+                rates["set"].append(
+                    share / _together(parts, partial(engine.set_all, values=values))
+                )
                 engine.settle()
                 rates["get"].append(share / _together(parts, engine.get_all))
                 engine.close()

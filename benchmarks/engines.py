@@ -7,20 +7,28 @@ Runs in: the process that measures. Peers have their defaults, which sync no wri
 from __future__ import annotations
 
 import importlib
+import random
 import time
 from collections.abc import Callable
 from importlib import metadata
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
 BATCH = 1000
 
 
+def make_values(value_bytes: int) -> list[bytes]:
+    """Values to go round with: one value everywhere would compress to nothing in peers' blocks."""
+    rng = random.Random(8)
+    return [rng.randbytes(value_bytes) for _ in range(256)]
+
+
 class Engine(Protocol):
     """One store, open on a fresh or existing directory."""
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None: ...
-    def batch_all(self, keys: list[bytes], value: bytes) -> None: ...
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None: ...
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None: ...
     def get_all(self, keys: list[bytes]) -> int: ...
     def scan(self) -> int: ...
     def settle(self) -> None: ...
@@ -42,22 +50,22 @@ class Meles:
         while time.monotonic() < end and any(w.state == "starting" for w in self.db.workers()):
             time.sleep(0.01)
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
         put = self.db.set
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             put(key, value)
 
-    def txn_all(self, keys: list[bytes], value: bytes) -> None:
+    def txn_all(self, keys: list[bytes], values: list[bytes]) -> None:
         update = self.db.update
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             with update() as txn:
                 txn.set(key, value)
 
-    def batch_all(self, keys: list[bytes], value: bytes) -> None:
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.db.write_batch() as batch:
                 put = batch.set
-                for key in keys[start : start + BATCH]:
+                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
                     put(key, value)
 
     def get_all(self, keys: list[bytes]) -> int:
@@ -86,16 +94,16 @@ class Plyvel:
 
         self.db: Any = plyvel.DB(str(path), create_if_missing=True)
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
         put = self.db.put
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             put(key, value)
 
-    def batch_all(self, keys: list[bytes], value: bytes) -> None:
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.db.write_batch() as batch:
                 put = batch.put
-                for key in keys[start : start + BATCH]:
+                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
                     put(key, value)
 
     def get_all(self, keys: list[bytes]) -> int:
@@ -124,16 +132,16 @@ class RocksDict:
             change(options)
         self.db: Any = rocksdict.Rdict(str(path), options)
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
         put = self.db.put
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             put(key, value)
 
-    def batch_all(self, keys: list[bytes], value: bytes) -> None:
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             batch = self.module.WriteBatch(raw_mode=True)
             put = batch.put
-            for key in keys[start : start + BATCH]:
+            for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
                 put(key, value)
             self.db.write(batch)
 
@@ -166,17 +174,17 @@ class Lmdb:
         path.mkdir(exist_ok=True)
         self.env: Any = lmdb.open(str(path), map_size=1 << 36, sync=False, metasync=False)
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
         begin = self.env.begin
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             with begin(write=True) as txn:
                 txn.put(key, value)
 
-    def batch_all(self, keys: list[bytes], value: bytes) -> None:
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.env.begin(write=True) as txn:
                 put = txn.put
-                for key in keys[start : start + BATCH]:
+                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
                     put(key, value)
 
     def get_all(self, keys: list[bytes]) -> int:
@@ -207,14 +215,14 @@ class Sqlite:
         self.db.execute("PRAGMA synchronous=OFF")
         self.db.execute("CREATE TABLE IF NOT EXISTS kv (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID")
 
-    def set_all(self, keys: list[bytes], value: bytes) -> None:
+    def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
         execute = self.db.execute
-        for key in keys:
+        for key, value in zip(keys, cycle(values), strict=False):
             execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
 
-    def batch_all(self, keys: list[bytes], value: bytes) -> None:
+    def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
-            rows = [(key, value) for key in keys[start : start + BATCH]]
+            rows = list(zip(keys[start : start + BATCH], cycle(values), strict=False))
             self.db.execute("BEGIN")
             self.db.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?)", rows)
             self.db.execute("COMMIT")

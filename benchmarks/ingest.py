@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from engines import Meles, RocksDict
+from engines import Meles, RocksDict, make_values
 from report import MIB, Report, home, wait_for
 
 KEY_BYTES = 16
@@ -68,9 +68,9 @@ def sustained(report: Report, rounds: int, gigabytes: float) -> None:
 def _our_seconds(keys: list[bytes]) -> float:
     with home() as path:
         engine = Meles(path)
-        value = random.Random(1).randbytes(VALUE_BYTES)
+        values = make_values(VALUE_BYTES)
         began = time.perf_counter()
-        engine.set_all(keys, value)
+        engine.set_all(keys, values)
         engine.db.flush()
         engine.db.wait_idle(300)
         seconds = time.perf_counter() - began
@@ -81,9 +81,9 @@ def _our_seconds(keys: list[bytes]) -> float:
 def _rocks_seconds(keys: list[bytes]) -> float:
     with home() as path:
         engine = RocksDict(path, no_compression)
-        value = random.Random(1).randbytes(VALUE_BYTES)
+        values = make_values(VALUE_BYTES)
         began = time.perf_counter()
-        engine.set_all(keys, value)
+        engine.set_all(keys, values)
         engine.db.flush()
         wait_for(engine.rests, 300)
         seconds = time.perf_counter() - began

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engines import ENGINES, Meles
+from engines import ENGINES, Meles, make_values
 from report import Report
 
 MIB = 1 << 20
@@ -68,7 +68,7 @@ def _main() -> None:
     name, path, entries, value_bytes = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
     rng = random.Random(7)  # the keys of points.random_keys(entries, 7)
     keys = [rng.randbytes(16) for _ in range(entries)]
-    value = random.Random(8).randbytes(value_bytes)
+    values = make_values(value_bytes)
     lookups = random.Random(9).sample(keys, min(entries, 100_000))
     gc.collect()
     before = held_by([os.getpid()])
@@ -82,8 +82,8 @@ def _main() -> None:
 
     moments = {}
     half = len(keys) // 2
-    engine.set_all(keys[:half], value)
-    engine.batch_all(keys[half:], value)
+    engine.set_all(keys[:half], values)
+    engine.batch_all(keys[half:], values)
     moments["after writes"] = held()
     engine.settle()
     engine.close()

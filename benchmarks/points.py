@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import memory
-from engines import ENGINES, Engine, Meles
+from engines import ENGINES, Engine, Meles, make_values
 from report import Report, home, ratio
 
 KEY_BYTES = 16
@@ -45,7 +45,7 @@ TARGETS: tuple[tuple[str, str, float, float | None], ...] = (
 
 @dataclass
 class Load:
-    """What is written and read: random keys in random order, one value that does not compress."""
+    """What is written and read: random keys in random order, values that do not compress."""
 
     entries: int
     value_bytes: int
@@ -53,14 +53,13 @@ class Load:
     engines: list[str]
     sample: int = 0  # entries a round writes into stores that are full already; 0: fill fresh ones
     keys: list[bytes] = field(init=False)
-    value: bytes = field(init=False)
+    values: list[bytes] = field(init=False)
     lookups: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.keys = random_keys(self.entries, 7)
-        rng = random.Random(8)
-        self.value = rng.randbytes(self.value_bytes)
-        self.lookups = rng.sample(self.keys, min(self.entries, LOOKUPS))
+        self.values = make_values(self.value_bytes)
+        self.lookups = random.Random(9).sample(self.keys, min(self.entries, LOOKUPS))
 
     @property
     def title(self) -> str:
@@ -123,13 +122,13 @@ def _fill_round(load: Load, path: Path, rates: Rates) -> None:
 
 
 def _writing(engine: Engine, operation: str, keys: list[bytes], load: Load) -> float:
-    value = load.value
+    values = load.values
     if operation == "set":
-        return timed(lambda: engine.set_all(keys, value))
+        return timed(lambda: engine.set_all(keys, values))
     if operation == "txn":
         assert isinstance(engine, Meles)
-        return timed(lambda: engine.txn_all(keys, value))
-    return timed(lambda: engine.batch_all(keys, value))
+        return timed(lambda: engine.txn_all(keys, values))
+    return timed(lambda: engine.batch_all(keys, values))
 
 
 def _read_rounds(load: Load, stores: dict[str, Engine], rates: Rates) -> None:

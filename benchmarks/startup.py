@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import meles
-from engines import Meles
+from engines import Meles, make_values
 from report import Report, home, wait_for
 
 KEY_BYTES = 16
@@ -72,7 +72,7 @@ def _fill(path: Path, entries: int) -> None:
     rng = random.Random(2)
     for start in range(0, entries, 50_000):
         keys = [rng.randbytes(KEY_BYTES) for _ in range(min(50_000, entries - start))]
-        engine.batch_all(keys, rng.randbytes(VALUE_BYTES))
+        engine.batch_all(keys, make_values(VALUE_BYTES))
     engine.settle()
     engine.close()
 
@@ -112,9 +112,12 @@ def many_tables(report: Report, rounds: int, counts: tuple[int, ...] = (10, 100,
             engine = Meles(path, memtable_size="1MiB", workers="inline", num_compactors=0,
                            num_level_zero_tables_stall=10_000)  # fmt: skip
             rng = random.Random(4)
-            keys = sorted(rng.randbytes(KEY_BYTES) for _ in range(100 * count))
+            values, keys = (
+                make_values(900),
+                sorted(rng.randbytes(KEY_BYTES) for _ in range(100 * count)),
+            )
             for at in range(0, len(keys), 100):  # a table each; none overlaps another
-                engine.batch_all(keys[at : at + 100], rng.randbytes(900))
+                engine.batch_all(keys[at : at + 100], values)
                 engine.db.flush()
             engine.close()
             tables, seconds = _tables(path), []
