@@ -71,7 +71,7 @@ types: $(VENV)/.stamp-dev .mypy_pkg/meles
 		-m meles -m meles.supervisor -p meles.configs -p meles.engine -p meles.workers
 
 bench: $(VENV)/.stamp-bench
-	$(PY) benchmarks/compare.py $(ARGS)
+	$(PY) benchmarks/standard.py $(ARGS)
 
 bench-space: $(VENV)/.stamp-bench
 	$(PY) benchmarks/space.py $(ARGS)

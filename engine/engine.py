@@ -55,7 +55,8 @@ class Engine:
             raise self.refusal()
 
     def check_writable(self) -> Writer:
-        self.check_open()
+        if self.refusal is not None:  # as check_open, without its frame
+            raise self.refusal()
         if self.writer is None:
             raise ReadOnlyError("this handle was opened with mode='read_only'")
         return self.writer

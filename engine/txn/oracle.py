@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from dataclasses import dataclass
+from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from meles.engine.kernel import NATIVE
@@ -74,7 +75,7 @@ class Oracle:
         clock = self.clock
         mark = next(self._numbers)
         held = clock.ts if at is None else at
-        self._marks[mark] = (held, time.monotonic(), threading.get_ident())
+        self._marks[mark] = (held, monotonic(), get_ident())
         return mark, clock.ts if at is None else at
 
     def end(self, mark: int) -> None:

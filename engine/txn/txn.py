@@ -130,7 +130,7 @@ class Txn(EntryBuffer, Scanning):
         """View and entry as this transaction sees it, tombstones and expired ones left out."""
         engine = self._engine
         view = engine.store.view
-        if engine.has_bans:
+        if view.version.banned:
             engine.check_namespace(key)
         value = self._writes.get(key)
         if value is not None:
@@ -169,7 +169,8 @@ class Txn(EntryBuffer, Scanning):
 
         Expiry is by the clock now, not by that of the snapshot.
         """
-        self._check()
+        if self._finished or self._engine.refusal is not None:
+            self._check()
         if type(key) is not bytes or not key:
             key = readable_key(key)
         found = self._find(key)
@@ -301,8 +302,10 @@ class Txn(EntryBuffer, Scanning):
         0 when nothing was written. `ConflictError`: nothing happened, run it again. Ends the
         transaction and its iterators whatever comes out, but for `meles.Error` in managed mode.
         """
-        self._check()
-        if self._engine.options.managed and self._update:
+        engine = self._engine
+        if self._finished or engine.refusal is not None:
+            self._check()
+        if engine.options.managed and self._update:
             raise Error("managed mode: use commit_at(ts)", hint="call txn.commit_at(ts)")
         return self._commit(None)
 
@@ -325,7 +328,7 @@ class Txn(EntryBuffer, Scanning):
                 return 0
             engine = self._engine
             writer = engine.check_writable()
-            if engine.has_bans:  # perhaps banned since they were written
+            if engine.store.version.banned:  # perhaps since they were written
                 for key in list(self._writes):
                     engine.check_namespace(key)
             if self._cursors is not None:
@@ -390,7 +393,8 @@ class Txn(EntryBuffer, Scanning):
         self._clear()
 
     def __enter__(self) -> Txn:
-        self._check()
+        if self._finished or self._engine.refusal is not None:
+            self._check()
         return self
 
     def __exit__(self, kind: object, *_: object) -> Literal[False]:
