@@ -225,6 +225,7 @@ CAPABILITIES = (
             "engine.fs.dir_lock",  # flock has no timed form
             "engine.db",  # back-off between attempts of a transaction
             "engine.brake",  # the delay is the purpose
+            "engine.giving_way",  # so is the pause
             "engine.cli.care_verbs",  # nothing announces that the workers have booted
         ),
         "waiting is done on events and descriptors",
