@@ -18,7 +18,7 @@ ASAN := .asan
 ASAN_TESTS := tests/contract $(addprefix tests/engine/,kernel table memtable iterators txn)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
 
-.PHONY: run test test-native test-python test-long test-asan check types bench bench-space clean distclean
+.PHONY: run test test-native test-python test-long test-asan campaign planted check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -42,12 +42,23 @@ test-long: $(VENV)/.stamp-test test-asan
 	$(PY) -m pytest -n $(JOBS) -m long --timeout 1800 $(ARGS)
 
 # What touches the compiled kernel, with a build that notices every access outside of a buffer. It
-# has a copy of the sources and a venv of its own: the sanitizer has to be there before Python is.
+# has a copy of the sources (the pages of the formats are not in it) and a venv of its own: the
+# sanitizer has to be there before Python is.
 test-asan: $(ASAN)/.stamp
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" PYTHONMALLOC=malloc MELES_KERNEL=native \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(ASAN)/venv/bin/python -m pytest -n $(JOBS) -m "not long" --timeout 600 \
 		--ignore-glob '*/test_format.py' $(ASAN_TESTS) $(ARGS)
+
+# Every fault at its full count, with a table of what was injected and reached; hours. KILLS=100 for a taste.
+KILLS ?= 1000
+campaign: $(VENV)/.stamp-test
+	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 \
+		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
+
+# Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.
+planted: $(VENV)/.stamp-test
+	$(PY) tests/planted.py $(ARGS)
 
 check: $(VENV)/.stamp-dev types
 	$(PY) -m ruff check .
@@ -90,8 +101,8 @@ $(VENV)/.stamp-bench: pyproject.toml $(KERNEL_SOURCES) | $(PY)
 	$(PIP) install -e '.[bench,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-run
 
-$(ASAN)/.stamp: pyproject.toml $(shell find engine workers configs -name '*.p[yx]*' -o -name '*.h') \
-		| $(PY)
+$(ASAN)/.stamp: pyproject.toml $(KERNEL_SOURCES) \
+		$(shell find engine workers configs -name '*.py' -o -name '*.toml') | $(PY)
 	rm -rf $(ASAN)
 	mkdir -p $(ASAN)/src
 	cp -r pyproject.toml README.md __init__.py py.typed supervisor.py engine workers configs $(ASAN)/src

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from meles.engine.options import Options
     from meles.engine.reports import (
         CloseReport,
+        Diagnosis,
+        Finding,
         GCReport,
         Health,
         Size,
@@ -75,6 +77,8 @@ _LAZY = {
     "DB": "meles.engine.db",
     "Options": "meles.engine.options",
     "CloseReport": "meles.engine.reports",
+    "Diagnosis": "meles.engine.reports",
+    "Finding": "meles.engine.reports",
     "GCReport": "meles.engine.reports",
     "Health": "meles.engine.reports",
     "Size": "meles.engine.reports",
@@ -117,6 +121,36 @@ def open(
     return open_db(path, mode=mode, config=config, wait=wait, options=options)
 
 
+def doctor(
+    path: str | os.PathLike[str],
+    *,
+    fix: bool = False,
+    config: str | os.PathLike[str] | None = None,
+    wait: float | timedelta = 0.0,
+    **options: Any,
+) -> Diagnosis:
+    """Say why a directory does not open, or does not check out, and what would help.
+
+    Reads every byte. Without `fix` nothing is changed. With it, damaged files are set aside (they
+    get the suffix `.aside`; nothing is deleted) and the rest is made to open; each finding says
+    what that loses. Raises `ConfigError` for a bad option; what is wrong with the directory is in
+    the answer.
+    """
+    from meles.engine.arguments import directory_path, seconds
+    from meles.engine.doctor.doctor import diagnose
+    from meles.engine.options import load_options
+    from meles.supervisor import open_db
+
+    where = directory_path(path, "path", make=False)
+    loaded = load_options(options, config=config)
+    calm = {**options, "workers": "inline", "num_compactors": 0, "gc": False}
+
+    def opener(mode: str) -> DB:
+        return open_db(where, mode=mode, config=config, wait=wait, options=calm)
+
+    return diagnose(where, loaded, opener, fix=fix, wait=seconds(wait, "wait"))
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
@@ -136,10 +170,12 @@ __all__ = [
     "ConflictError",
     "CorruptionError",
     "DB",
+    "Diagnosis",
     "DirectoryMissingError",
     "DiskFullError",
     "EncryptionKeyError",
     "Error",
+    "Finding",
     "ForkedHandleError",
     "FormatVersionError",
     "GCReport",
@@ -167,5 +203,6 @@ __all__ = [
     "WorkerInfo",
     "WriteBatch",
     "WriteStallError",
+    "doctor",
     "open",
 ]

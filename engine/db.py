@@ -95,7 +95,11 @@ class DB(Maintenance, Scanning):
         if view.version.banned:
             engine.check_namespace(key)
         value = view.value_of(key, self._published.ts)
-        return default if value is None else value
+        if value is None:
+            if engine.refusal is not None:  # closing takes things away from under a reader
+                raise engine.refusal()
+            return default
+        return value
 
     def __getitem__(self, key: BytesLike) -> bytes:
         value = self.get(key)
@@ -109,7 +113,9 @@ class DB(Maintenance, Scanning):
         key = readable_key(key)
         engine.check_namespace(key)
         view = self._store.view
-        return view.has_value(key, self._oracle.published)
+        found = view.has_value(key, self._oracle.published)
+        engine.check_open()
+        return found
 
     def get_many(self, keys: Iterable[BytesLike]) -> list[bytes | None]:
         """The values of several keys in one snapshot, in the order of the keys; None where there
@@ -123,7 +129,9 @@ class DB(Maintenance, Scanning):
                 engine.check_namespace(key)
         view = self._store.view
         ts = self._oracle.published
-        return [view.value_of(key, ts) for key in wanted]
+        values = [view.value_of(key, ts) for key in wanted]
+        engine.check_open()
+        return values
 
     def set(
         self,

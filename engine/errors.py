@@ -159,13 +159,13 @@ class DirectoryMissingError(Error, FileNotFoundError):
 class PermissionsError(Error, PermissionError):
     """The directory belongs to somebody else, or others may write to it."""
 
-    hint = "give the directory to this user with mode 0700"
+    hint = "give the directory to this user with mode 0700, or open with trust_directory=True"
 
 
 class CorruptionError(Error):
     """Stored bytes do not check out. `path`, `offset` (bytes) and `kind` say where and in what."""
 
-    hint = "keep a copy of the directory and run `meles verify` on it"
+    hint = "keep a copy of the directory and run `meles doctor` on it"
 
     def __init__(
         self, message: str, *, path: str, offset: int, kind: str, hint: str | None = None
@@ -195,7 +195,9 @@ class ConfigError(Error, ValueError):
 
 
 class WriteStallError(Error, TimeoutError):
-    """Writers outran flushing or compaction for longer than the limit. Nothing was written."""
+    """Writers outran flushing or compaction for longer than the limit, or no file can be opened
+    for want of descriptors. Nothing was written.
+    """
 
     hint = "write more slowly, give it more compactors, or see db.health()"
 

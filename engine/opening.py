@@ -25,6 +25,7 @@ from meles.engine.errors import ConfigError, DirectoryMissingError, InvariantErr
 from meles.engine.fs.dir_lock import DirectoryLock
 from meles.engine.fs.files import Directory, make_directory, open_directory
 from meles.engine.fs.names import MANIFEST
+from meles.engine.fs.ownership import check_ownership
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.run_job import JobDirs
@@ -128,6 +129,8 @@ def _lock(opening: Opening, path: str) -> None:
     directory = open_directory(path)
     opening.unwind.callback(directory.close)
     opening.directories.append(directory)
+    if not (opening.read_only or opening.options.trust_directory):
+        check_ownership(directory)
     if opening.options.bypass_lock_guard:
         return
     lock = DirectoryLock.acquire(directory, shared=opening.read_only, wait=opening.wait)

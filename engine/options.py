@@ -171,6 +171,12 @@ class Options:
         "BypassLockGuard",
         "take no lock: only where nothing else can open the directory",
     )
+    trust_directory: bool = _opt(
+        False,
+        checks.flag,
+        "",
+        "open a directory that somebody else owns or may write to",
+    )
     external_magic_version: int = _opt(
         0,
         checks.integer(0, 65_535),

@@ -9,11 +9,17 @@ Fails with: `CorruptionError` (the worker's fault or the disk's), `OSError`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
-from meles.engine.errors import CorruptionError
+from meles.engine.errors import CorruptionError, EncryptionKeyError, FormatVersionError
+from meles.engine.fs.files import is_shortage
+from meles.engine.fs.names import Kind, file_name
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import CompactJob, FlushJob, JobResult, NewFile
 from meles.engine.manifest.version import TableMeta
+from meles.engine.memtable.memtable import Memtable
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
 
@@ -26,40 +32,69 @@ def _refuse(table: Table, what: str) -> CorruptionError:
     )
 
 
+@contextmanager
+def blamed_on_worker(path: str) -> Iterator[None]:
+    """Damage in a file that was only just made is its maker's: the job may run again."""
+    try:
+        yield
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        raise CorruptionError(
+            f"the output cannot be opened: {error}", path=path, offset=0, kind=_KIND
+        ) from error
+    except (CorruptionError, FormatVersionError, EncryptionKeyError) as error:
+        raise CorruptionError(
+            f"the output is refused: {error.message}", path=path, offset=0, kind=_KIND,
+            hint="the job is run again on its inputs",
+        ) from error  # fmt: skip
+
+
 def open_output(store: Store, file: NewFile) -> Table:
     """A table just built, its size and whole-file checksum as the worker reported them."""
-    try:
-        table = store.open_table(file.id, file.crc)
-    except OSError as error:
-        raise CorruptionError(
-            f"table {file.id} cannot be opened: {error}",
-            path=store.dirs.tables.path, offset=0, kind=_KIND,
-        ) from error  # fmt: skip
+    with blamed_on_worker(store.dirs.tables.join(file_name(Kind.TABLE, file.id))):
+        return _open_checked(store, file)
+
+
+def _open_checked(store: Store, file: NewFile) -> Table:
+    table = store.open_table(file.id, file.crc)
     try:
         if table.meta.size != file.size or table.file_crc() != file.crc:
             raise _refuse(table, "file is not what the worker reported")
-        if table.index.last_keys[-1] != table.meta.max_key:  # that they ascend was checked
+        entries, last_key = table.extent()  # that keys ascend was checked
+        if last_key != table.meta.max_key:
             raise _refuse(table, "blocks and properties end at different keys")
-        if sum(table.index.entries) != table.meta.count:
+        if entries != table.meta.count:
             raise _refuse(table, "blocks and properties count differently")
     except BaseException:
         table.close()
         raise
+    give_way()
     return table
 
 
-def open_flushed(store: Store, job: FlushJob, result: JobResult, records: int) -> list[Table]:
-    """The table of a flush job."""
+def open_flushed(store: Store, job: FlushJob, result: JobResult, memtable: Memtable) -> list[Table]:
+    """The table of a flush job: every key of the memtable, and nothing that is not in it."""
     _expect_ids(store, result, range(job.table_id, job.table_id + 1))
     tables = [open_output(store, file) for file in result.files]
-    count = sum(table.meta.count for table in tables)
-    if not 0 < count <= records:
+    try:
+        count = sum(table.meta.count for table in tables)
+        if not len(memtable.index) <= count <= memtable.records:
+            raise CorruptionError(
+                f"a flush of {len(memtable.index)} keys in {memtable.records} records gave "
+                f"{count} entries",
+                path=store.dirs.tables.path, offset=0, kind=_KIND,
+            )  # fmt: skip
+        for table in tables:
+            meta = table.meta
+            if meta.max_version > memtable.last_ts:
+                raise _refuse(table, "a version is newer than any in the memtable")
+            if not all(map(memtable.newest_version, (meta.min_key, meta.max_key))):
+                raise _refuse(table, "keys are not those of the memtable")
+    except BaseException:
         for table in tables:
             table.close()
-        raise CorruptionError(
-            f"a flush of {records} records gave {count} entries",
-            path=store.dirs.tables.path, offset=0, kind=_KIND,
-        )  # fmt: skip
+        raise
     return tables
 
 
@@ -71,15 +106,16 @@ def open_compacted(store: Store, job: CompactJob, result: JobResult) -> list[Tab
         for file in result.files:
             table = open_output(store, file)
             tables.append(table)
-            _check_range(table, job)
+            _check_range(store, table, job)
         for left, right in pairwise(tables):
             if left.meta.max_key >= right.meta.min_key:
                 raise _refuse(right, "outputs overlap")
-        entries_in = sum(
-            store.live_table(table_id).meta.count for group in job.inputs for table_id in group
-        )
-        if sum(table.meta.count for table in tables) > entries_in:
+        inputs = [store.live_table(i).meta for group in job.inputs for i in group]
+        if sum(table.meta.count for table in tables) > sum(meta.count for meta in inputs):
             raise _refuse(tables[-1], "more entries came out than went in")
+        for table in tables:
+            if table.meta.max_version > max(meta.max_version for meta in inputs):
+                raise _refuse(table, "a version is newer than any that went in")
     except BaseException:
         for table in tables:
             table.close()
@@ -87,10 +123,34 @@ def open_compacted(store: Store, job: CompactJob, result: JobResult) -> list[Tab
     return tables
 
 
-def _check_range(table: Table, job: CompactJob) -> None:
+def check_counts(
+    store: Store, answers: Iterable[tuple[CompactJob, JobResult]], made: list[Table]
+) -> None:
+    """Every entry that went into a compaction came out or was dropped on purpose.
+
+    What was dropped only the worker knows: this finds its defects, not its malice.
+    """
+    inputs: set[int] = set()
+    dropped = 0
+    for job, result in answers:
+        inputs.update(table_id for group in job.inputs for table_id in group)
+        dropped += result.counters.get("dropped_entries", 0)
+    expected = sum(store.live_table(table_id).meta.count for table_id in inputs)
+    there = sum(table.meta.count for table in made)
+    if there + dropped != expected:
+        raise CorruptionError(
+            f"{expected} entries went in, {there} came out and {dropped} were dropped",
+            path=store.dirs.tables.path, offset=0, kind=_KIND,
+            hint="the job is run again on its inputs",
+        )  # fmt: skip
+
+
+def _check_range(store: Store, table: Table, job: CompactJob) -> None:
     meta: TableMeta = table.meta
-    below = job.start is not None and meta.min_key < job.start
-    above = job.stop is not None and meta.max_key >= job.stop
+    inputs = [store.live_table(i).meta for group in job.inputs for i in group]
+    lowest, highest = min(i.min_key for i in inputs), max(i.max_key for i in inputs)
+    below = meta.min_key < (lowest if job.start is None else max(job.start, lowest))
+    above = meta.max_key > highest or (job.stop is not None and meta.max_key >= job.stop)
     if below or above:
         raise _refuse(table, "keys lie outside the job's range")
 

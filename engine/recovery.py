@@ -22,7 +22,12 @@ from functools import partial
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
-from meles.engine.errors import CorruptionError, DirectoryMissingError
+from meles.engine.errors import (
+    CorruptionError,
+    DirectoryMissingError,
+    EncryptionKeyError,
+    FormatVersionError,
+)
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
 from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
@@ -325,7 +330,9 @@ def open_tables(state: Recovering) -> None:
                 path=table.path, offset=0, kind="table properties",
             )  # fmt: skip
     version.check()
-    _remove_unnamed(state, directory, Kind.TABLE, present - set(version.tables))
+    unnamed = present - set(version.tables)
+    _refuse_newer_data(state, unnamed)
+    _remove_unnamed(state, directory, Kind.TABLE, unnamed)
 
 
 def _refuse_newer(
@@ -335,11 +342,42 @@ def _refuse_newer(
     newer = [file_id for file_id in present if file_id >= limit]
     foreign = kind is Kind.VLOG and limit == 1  # another database's value directory
     if newer and (limit > 1 or foreign) and not state.report.manifest_cut_bytes:
-        name = file_name(kind, min(newer))
-        raise CorruptionError(
-            f"{name} is newer than the MANIFEST knows of; nothing was touched",
-            path=directory.join(name), offset=0, kind="manifest too old",
-        )  # fmt: skip
+        raise _too_old(directory, file_name(kind, min(newer)), "has a newer number than")
+
+
+def _refuse_newer_data(state: Recovering, unnamed: set[int]) -> None:
+    """After a crash there are logs, and a table nobody names is what is left of a job. Without logs
+    the database was closed, everything in tables that were named then: one with commits that
+    nothing else knows of says that the MANIFEST is an older copy of itself.
+    """
+    directory = state.dirs.tables
+    logs = ids_of(Kind.WAL, directory.names())
+    if any(mem_id >= state.version.min_mem for mem_id in logs):
+        return
+    for table_id in sorted(unnamed):
+        try:
+            table = Table(directory, table_id)
+        except (CorruptionError, FormatVersionError, EncryptionKeyError):
+            continue
+        table.close()
+        if table.meta.max_version > last_timestamp(state):
+            raise _too_old(directory, file_name(Kind.TABLE, table_id), "holds newer commits than")
+
+
+def _refuse_unnamed_values(state: Recovering, unnamed: set[int]) -> None:
+    """A value-log file is named before a log points into it, and until no log does any more."""
+    for memtable in state.sealed:
+        for file_id in sorted(memtable.vlog_ids & unnamed):
+            name = file_name(Kind.VLOG, file_id)
+            raise _too_old(state.dirs.values, name, "is needed by a log and unknown to")
+
+
+def _too_old(directory: Directory, name: str, how: str) -> CorruptionError:
+    return CorruptionError(
+        f"{name} {how} the MANIFEST, which is an older copy of itself; nothing was touched",
+        path=directory.join(name), offset=0, kind="manifest too old",
+        hint="bring back the MANIFEST that belongs to these files",
+    )  # fmt: skip
 
 
 def _remove_unnamed(state: Recovering, directory: Directory, kind: Kind, ids: set[int]) -> None:
@@ -366,8 +404,10 @@ def open_values(state: Recovering) -> None:
         recovered = state.recovered_values.get(meta.id)
         if recovered is None or state.read_only:
             _open_value_file(state, recovered or meta)
-    named = {meta.id for meta in state.version.vlogs}
-    _remove_unnamed(state, directory, Kind.VLOG, present - named)
+    logical = {number for meta in state.version.vlogs for number in meta.logical}
+    unnamed = present - {meta.id for meta in state.version.vlogs}
+    _refuse_unnamed_values(state, unnamed - logical)
+    _remove_unnamed(state, directory, Kind.VLOG, unnamed)
 
 
 def _open_value_file(state: Recovering, meta: VlogMeta) -> None:

@@ -11,6 +11,8 @@ from meles.engine.worker_info import WorkerInfo
 
 __all__ = [
     "CloseReport",
+    "Diagnosis",
+    "Finding",
     "GCReport",
     "Health",
     "LevelInfo",
@@ -45,6 +47,32 @@ class CloseReport:
 
     stages: list[Stage]
     clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a directory: the file, what it is, what would be done about it (an empty
+    text: nothing can be), and what that loses.
+    """
+
+    file: str
+    what: str
+    plan: str
+    loses: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `meles.doctor` says. `ok`: it opens and every checksum holds, now.
+
+    `problem` is why not, in plain words. `findings` are of the first look, `done` what was changed.
+    """
+
+    path: str
+    ok: bool
+    problem: str
+    findings: list[Finding]
+    done: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +134,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class SpacePin:
-    """A snapshot in use. `owner` names its thread; `held_bytes` are kept for no newer one."""
+    """A snapshot in use: thread `owner` of process `pid` holds `held_bytes` with it."""
 
     owner: str
     read_ts: int
     age_seconds: float
     held_bytes: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ whatever the readers is live: so many versions, merge operands, nothing behind a
 
 from __future__ import annotations
 
+import os
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -64,7 +65,7 @@ def space_report(store: Store, oracle: Oracle, versions_to_keep: int) -> SpaceRe
 
 
 def _pin(mark: ReadMark, held: int) -> SpacePin:
-    return SpacePin(mark.owner, mark.ts, time.monotonic() - mark.since, held)
+    return SpacePin(mark.owner, mark.ts, time.monotonic() - mark.since, held, os.getpid())
 
 
 def _classify(view: ReadView, snapshots: list[int], to_keep: int) -> _Tally:

@@ -365,11 +365,14 @@ class Store:
         with self._lock:
             tables, self._tables = list(self._tables.values()), {}
             values, self._values = self._values, ValueLogView(self._values.path)
+            memtables = (self.view.active, *self.view.sealed)
             self.version = replace(self.version, levels=((),) * len(self.version.levels))
             self._publish_locked(Memtable(self.view.active.id, b"", None), ())
         for table in tables:
             table.close()
         values.close()
+        for memtable in memtables:
+            memtable.index.release()
 
     def live_table(self, table_id: int) -> Table:
         """The open table; `KeyError` when the Version no longer has it."""

@@ -7,7 +7,7 @@ the first error, until the database is opened anew.
 
 from __future__ import annotations
 
-from meles.engine.errors import StoreFailedError
+from meles.engine.errors import StoreFailedError, WriteStallError
 
 
 class WriteFailure:
@@ -20,3 +20,11 @@ class WriteFailure:
         error = StoreFailedError(f"an earlier write failed: {self.cause}")
         error.__cause__ = self.cause
         return error
+
+
+def descriptor_shortage(error: Exception) -> WriteStallError:
+    """For a write that found no descriptor: it heals."""
+    return WriteStallError(
+        f"a file cannot be opened: {error}; nothing was written",
+        hint="close descriptors or raise their limit (ulimit -n), then write again",
+    )

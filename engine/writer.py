@@ -5,8 +5,9 @@ Runs in: supervisor, on whichever thread of the host commits.
 Owns: the write lock, the active memtable, the append end of the value log.
 Invariants: (1) commits happen one at a time and are published in timestamp order; (2) a failed
 commit leaves nothing visible and its timestamp is used by the next; (3) after a failed write or
-fsync (`StoreFailedError`) nothing is written again; a full disk is the exception, it heals; (4)
-under sync="commit" an acknowledged commit is on the medium, one fsync serving all who wait.
+fsync (`StoreFailedError`) nothing is written again; a full disk and a lack of descriptors are the
+exceptions, they heal; (4) under sync="commit" an acknowledged commit is on the medium, one fsync
+serving all who wait.
 Fails with: `WriteStallError`, `DiskFullError`, `StoreFailedError`, what `check` raises.
 """
 
@@ -21,6 +22,7 @@ from typing import TypeAlias
 from meles.engine.brake import Brake
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.errors import DiskFullError, Error, WriteStallError
+from meles.engine.fs.files import is_shortage
 from meles.engine.log.frame import RECORD_BYTES
 from meles.engine.log.writer import LogWriter
 from meles.engine.manifest.edit import Edit
@@ -33,7 +35,7 @@ from meles.engine.txn.oracle import Oracle
 from meles.engine.value_sink import ValueSink
 from meles.engine.vlog.writer import ValueLogWriter
 from meles.engine.write_counters import WriteCounters
-from meles.engine.write_failure import WriteFailure
+from meles.engine.write_failure import WriteFailure, descriptor_shortage
 
 log = logging.getLogger("meles.writer")
 
@@ -68,6 +70,7 @@ class Writer:
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
+        self.disk_full: Callable[[], Error] | None = None  # why nothing can be flushed just now
         self._counters = WriteCounters()
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
@@ -103,10 +106,7 @@ class Writer:
         )
 
     def set_hooks(self, before: list[Callable[[], None]], after: list[CommitHook]) -> None:
-        """What is called around every commit: `before` without the lock, `after` under it.
-
-        Takes no lock: a finaliser may come here on a thread that holds it.
-        """
+        """What is called around commits. Takes no lock: a finaliser may come here with it held."""
         self.before_commit, self.after_commit = before, after
         self.arm()
 
@@ -284,6 +284,8 @@ class Writer:
             while len(sealed := self._store.view.sealed) >= self._max_sealed:
                 if self.refusal is not None:
                     return
+                if self.disk_full is not None:
+                    raise self.disk_full()
                 left = began + self._stall_timeout - time.monotonic()
                 waited = self._flush_inline_locked() if self._inline else self._room.wait(left)
                 if not waited and sealed == self._store.view.sealed:
@@ -297,10 +299,7 @@ class Writer:
             self._counters.longest_stall = max(self._counters.longest_stall, seconds)
 
     def _flush_inline_locked(self) -> bool:
-        """Without workers nobody else makes room: let the scheduler run on this thread.
-
-        False: what that could do, it has done.
-        """
+        """Without workers nobody else makes room: run the scheduler here. False: it did run."""
         self.lock.release()
         try:
             self._poke()
@@ -309,7 +308,7 @@ class Writer:
         return False
 
     def room_made(self) -> None:
-        """Called when a memtable was flushed."""
+        """Called when a memtable was flushed, or could not be."""
         with self.lock:
             self._room.notify_all()
 
@@ -459,9 +458,11 @@ class Writer:
     # -- failing ---------------------------------------------------------------------------------
 
     def _failed_locked(self, error: Exception, *, final: bool = False) -> Error:
-        """What to raise for a failed write; anything but a full disk ends writing for good."""
+        """What to raise for a failed write; only a full disk or a lack of descriptors heals."""
         if isinstance(error, DiskFullError) and not final:
             return error
+        if is_shortage(error):
+            return descriptor_shortage(error)
         if self.refusal is None or not isinstance(self.refusal, WriteFailure):
             log.error("writing stopped: %s", error)
             self.refusal = WriteFailure(error)

@@ -7,10 +7,13 @@ their plain names (`from fault_fs import FaultDisk`). Test files import nothing 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tally as tally_of
 from fault_fs import FaultDisk
 from hypothesis import HealthCheck, settings
 from leaks import Held, assert_nothing_left
@@ -54,6 +57,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.leak_guard)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was injected, where a test noted it."""
+    stats = terminalreporter.stats
+    reports = [report for kind in ("passed", "failed") for report in stats.get(kind, ())]
+    skipped = [str(report.longrepr[2]) for report in stats.get("skipped", ())]
+    lines = tally_of.table(tally_of.rows_of(reports), skipped, len(stats.get("failed", ())))
+    if lines:
+        terminalreporter.section("faults injected")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> tally_of.Tally:
+    """Notes faults for the table at the end of the run."""
+    return tally_of.noting(request.node)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up before and so torn down after the test's other fixtures."""
@@ -72,6 +93,14 @@ def directory(tmp_path: Path) -> Iterator[Directory]:
     path.mkdir(mode=0o700)
     with Directory(str(path)) as opened:
         yield opened
+
+
+@pytest.fixture
+def shm_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: how long a sync takes is not what is tested."""
+    home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="meles-test-", dir=home) as path:
+        yield Path(path)
 
 
 @pytest.fixture

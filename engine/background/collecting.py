@@ -25,6 +25,7 @@ from meles.engine.fs.names import Kind, file_name
 from meles.engine.jobs import Job, JobResult, RelocateJob
 from meles.engine.manifest.version import Version, VlogMeta
 from meles.engine.options import Options
+from meles.engine.outputs import blamed_on_worker
 from meles.engine.reports import GCReport
 from meles.engine.store import Store
 from meles.engine.vlog.gc_pick import GCPlan, pick_gc, relocation
@@ -184,19 +185,26 @@ class Collecting:
         if result.files:
             if [file.id for file in result.files] != [job.output]:
                 raise _refused(path, "the worker reported files that were not reserved for it")
-            made = load_meta(directory, job.output)
-            file = ValueLogFile(directory, made)
-            try:
-                if (made.size, file.file_crc()) != (result.files[0].size, result.files[0].crc):
-                    raise _refused(path, "the file is not what the worker reported")
-            finally:
-                file.close()
+            with blamed_on_worker(path):
+                made = self._checked(job, result)
             allowed = {file_id for _, ids in job.sources for file_id in ids}
             if not set(made.logical) <= allowed:
                 raise _refused(path, "the file holds values that were not asked for")
             entries = made.entries
         if entries != self._expected_entries:
             raise _refused(path, f"{entries} values came out, {self._expected_entries} were alive")
+        return made
+
+    def _checked(self, job: RelocateJob, result: JobResult) -> VlogMeta:
+        """What the file says of itself, if it is the one the worker reported."""
+        directory = self._store.dirs.values
+        made = load_meta(directory, job.output)
+        file = ValueLogFile(directory, made)
+        try:
+            if (made.size, file.file_crc()) != (result.files[0].size, result.files[0].crc):
+                raise _refused(file.path, "the file is not what the worker reported")
+        finally:
+            file.close()
         return made
 
     def failed(self, job_id: int, job: Job, error: Exception, *, poisoned: bool) -> None:

@@ -35,11 +35,12 @@ from meles.engine.compaction.plan import Plan, jobs_for
 from meles.engine.compaction.targets import facts
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import CompactJob, Job, JobResult
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import TableMeta
 from meles.engine.options import Options
-from meles.engine.outputs import open_compacted
+from meles.engine.outputs import check_counts, open_compacted
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
 from meles.engine.txn.oracle import Oracle
@@ -246,6 +247,7 @@ class Compacting:
                 raise run.error
             for job, result in run.results.values():
                 opened += open_compacted(self._store, job, result)
+            check_counts(self._store, run.results.values(), opened)
         except Exception as error:  # noqa: BLE001 - whatever it was, the plan as a whole failed
             for table in opened:
                 table.close()
@@ -266,6 +268,7 @@ class Compacting:
         remove += [(plan.to_level, table.id) for table in plan.bottom]
         add: list[tuple[int, TableMeta]] = [(plan.to_level, table.meta) for table in opened]
         self._store.install_tables(add, remove, opened, max_ts=self._oracle.published)
+        give_way()
         self._runs.remove(run)
         self._in_flight.release(plan)
         self._forget_failures_of(plan)

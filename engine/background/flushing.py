@@ -12,13 +12,15 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.brake import room_used
 from meles.engine.clock import now_ms
-from meles.engine.errors import InvariantError
+from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
@@ -75,6 +77,7 @@ class Flushing:
         self._writer.seal_full_values(self._store.install_sealed_values)
         if self.spares and self._writer.refusal is None:
             self._store.prepare_spares(values=self._writer.sink.current is not None)
+            give_way()
         if self._current is not None or self._held() or self._writer.failure is not None:
             return
         sealed = self._store.view.sealed
@@ -127,16 +130,19 @@ class Flushing:
     def done(self, job_id: int, job: Job, result: JobResult) -> None:
         memtable = self._memtable_of(job)
         assert isinstance(job, FlushJob)  # noqa: S101 - narrowed by _memtable_of
-        tables = open_flushed(self._store, job, result, memtable.records)
+        tables = open_flushed(self._store, job, result, memtable)
         durable = self._writer.sync_values()
+        give_way()
         synced = [] if durable is None else [self._store.synced_values(*durable)]
         self._store.install_flush(memtable, tables, synced)
+        give_way()
         self._writer.release_log(memtable.id)
         self.counters.flushes += 1
         self.counters.written_bytes += sum(table.meta.size for table in tables)
         self.counters.read_bytes += job.end
         self._current = None
         self._retry.succeeded()
+        self._writer.disk_full = None
         self._writer.room_made()
         del job_id
 
@@ -155,6 +161,9 @@ class Flushing:
         self._current = None
         now = time.monotonic()
         self._retry.failed(error, now, poisoned=poisoned)
+        if isinstance(error, DiskFullError):
+            self._writer.disk_full = partial(DiskFullError, f"flushing waits: {error.message}")
+            self._writer.room_made()  # there is none: whoever waits for it hears why
         if not self._retry.parked:
             self._scheduler.later(self._retry.delay(now))
 

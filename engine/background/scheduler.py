@@ -24,6 +24,8 @@ from meles.engine.errors import (
     JobCancelledError,
     StoreFailedError,
 )
+from meles.engine.fs.files import is_shortage
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import Job, JobResult
 
 log = logging.getLogger("meles.scheduler")
@@ -166,6 +168,7 @@ class Scheduler:
                 begun = self._started
             for work in self._works:
                 self._guarded(work.start_due)
+                give_way()
             with self._idle_changed:
                 idle = self.stopped() or all(work.is_idle() for work in self._works)
                 self._idle = idle and not self._running
@@ -178,6 +181,7 @@ class Scheduler:
             running = self._running.pop(job_id, None)
             if running is not None:
                 self._guarded(lambda: self._take(job_id, running, result))
+        give_way()
         self.run()
 
     def _take(self, job_id: int, running: _Running, result: JobResult) -> None:
@@ -187,6 +191,11 @@ class Scheduler:
             raise
         except Error as error:  # a refused output is a failed job
             log.warning("%s: result refused: %s", running.job.title(), error)
+            running.work.failed(job_id, running.job, error, poisoned=False)
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            log.warning("%s: result cannot be opened yet: %s", running.job.title(), error)
             running.work.failed(job_id, running.job, error, poisoned=False)
 
     def on_failure(self, job_id: int, error: Exception, poisoned: bool) -> None:
@@ -217,6 +226,10 @@ class Scheduler:
             log.warning("background work waits for disk space: %s", error)
             self.later(1.0)
         except (OSError, InvariantError) as error:
+            if is_shortage(error):
+                log.warning("background work waits for descriptors: %s", error)
+                self.later(1.0)
+                return
             log.exception("background work cannot go on")
             self._on_fatal(error)
 

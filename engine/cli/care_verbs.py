@@ -1,4 +1,5 @@
-"""The verbs that look at and look after a database: info, verify, gc, flatten, workers.
+"""The verbs that look at and look after a database: info, space, verify, doctor, gc, flatten,
+workers.
 
 Runs in: supervisor.
 Invariants: (1) info and verify open read-only; the others own the directory while they run;
@@ -55,8 +56,8 @@ def space_verb(target: Target, output: Output) -> int:
         f"{size_text(report.total_bytes)} in all, {size_text(report.log_bytes)} of it in logs",
         *aligned(rows, right=_NUMBERS - {0}),
         *(
-            f"pinned by {pin.owner} at version {pin.read_ts:,} for {pin.age_seconds:.0f} s: "
-            f"{size_text(pin.held_bytes)}"
+            f"pinned by thread {pin.owner} of process {pin.pid} at version {pin.read_ts:,} "
+            f"for {pin.age_seconds:.0f} s: {size_text(pin.held_bytes)}"
             for pin in report.pins
         ),
     ]
@@ -99,6 +100,34 @@ def verify_verb(target: Target, output: Output, values: bool) -> int:
     lines = [f"problem: {printable(problem.encode())}" for problem in report.problems]
     output.result([*lines, f"{'ok' if report.ok else 'damaged'}: {checked}"], report)
     return OK if report.ok else CORRUPT
+
+
+def _doctor_lines(found: meles.Diagnosis, fix: bool) -> list[str]:
+    lines = [] if not found.problem else [f"{found.path}: {found.problem}"]
+    for finding in found.findings:
+        lines.append(f"{finding.file}: {finding.what}")
+        if finding.plan:
+            lines.append(f"  plan: {finding.plan}; this loses {finding.loses}")
+    lines += [f"done: {line}" for line in found.done]
+    if found.ok:
+        lines.append("ok: it opens, and every checksum holds")
+    elif not fix and any(finding.plan for finding in found.findings):
+        lines.append("nothing was changed; copy the directory, then run this again with --fix")
+    return [printable(line.encode("utf-8", "surrogateescape")) for line in lines]
+
+
+@click.command("doctor")
+@verb
+@click.option("--fix", is_flag=True, help="Repair; damaged files are set aside, never deleted.")
+def doctor_verb(target: Target, output: Output, fix: bool) -> int:
+    """Explain why a directory does not open and propose a plan; exit code 4 while it is damaged."""
+    found = meles.doctor(
+        target.directory, fix=fix, config=target.config, wait=target.wait, **target.options
+    )
+    output.result(_doctor_lines(found, fix), found)
+    if found.ok:
+        return OK
+    return CORRUPT if found.findings else PROBLEM
 
 
 @click.command("gc")
@@ -151,4 +180,6 @@ def workers_verb(target: Target, output: Output) -> int:
     return OK if health.status == "ok" else PROBLEM
 
 
-VERBS = (space_verb, info_verb, verify_verb, gc_verb, flatten_verb, workers_verb)
+VERBS = (
+    space_verb, info_verb, verify_verb, doctor_verb, gc_verb, flatten_verb, workers_verb,
+)  # fmt: skip

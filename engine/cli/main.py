@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import click
 import meles
-from meles.engine.cli import care_verbs, feed_verbs, keys_verbs
+from meles.engine.cli import care_verbs, feed_verbs, keys_verbs, stress_verbs
 from meles.engine.cli.config_verbs import config_group
 from meles.engine.cli.render import printable
 from meles.engine.cli.verb import CORRUPT, LOCKED, OK, PROBLEM, USAGE
@@ -28,7 +28,13 @@ def commands() -> None:
     """A key-value storage engine whose heavy work runs in processes of its own."""
 
 
-for _verb in (*feed_verbs.VERBS, *keys_verbs.VERBS, *care_verbs.VERBS, config_group):
+for _verb in (
+    *feed_verbs.VERBS,
+    *keys_verbs.VERBS,
+    *care_verbs.VERBS,
+    *stress_verbs.VERBS,
+    config_group,
+):
     commands.add_command(_verb)
 
 

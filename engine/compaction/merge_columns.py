@@ -49,17 +49,19 @@ def merge_columns(
     sources = [_scan(job, directory, group, counts) for group in job.inputs]
     policy = Policy(job.discard_ts, job.versions_to_keep, job.now_ms, job.below, job.drops)
     cutter = _Cutter(outputs, job.splits)
-    report_at = 0
+    report_at = merged = 0
     try:
         for batch in merge([*sources], ordered=job.ordered):
             if counts.bytes >= report_at:
                 context.progress(counts.bytes)
                 report_at = counts.bytes + REPORT_BYTES
+            merged += len(batch.keys)
             kept, gone = retain(batch, policy)
             counts.dropped += gone.entries
             counts.tombstones += gone.tombstones
             if kept.keys:
                 cutter.add(kept)
+        counts.dropped += counts.entries - merged  # copies of one version
     finally:
         for source in sources:  # unmaps what an interrupted merge has left open
             source.close()

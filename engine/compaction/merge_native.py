@@ -59,7 +59,7 @@ def merge_native(
     return Counts(
         sum(source.bytes for source in sources),
         sum(source.entries for source in sources),
-        retention.dropped,
+        retention.dropped + retention.copies,
         retention.tombstones,
     )
 

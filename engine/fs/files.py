@@ -33,8 +33,14 @@ _LOWEST_FD: Final = 3
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_MAPPING: Final = mmap.mmap(-1, 1)  # in the place of one that was let go of: it is closed
 NO_MAPPING.close()
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether a file could not be opened for want of descriptors: nothing was done, try later."""
+    return isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
 
 
 def _refuse(error: OSError, what: str) -> NoReturn:

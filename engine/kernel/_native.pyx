@@ -78,11 +78,18 @@ cdef inline uint64_t xxh64(const uint8_t* at, size_t size) noexcept nogil:
 
 
 def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=False):
-    """CRC-32C of the bytes, chained from `start`; for the tests that hold it to the library."""
+    """CRC-32C of the bytes, chained from `start`, without the GIL.
+
+    `by_table` is for the tests that hold both ways to the library.
+    """
     cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
-    if by_table:
-        return crc_by_table(at, data.shape[0], start ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return crc32c_extend(at, data.shape[0], start)
+    cdef size_t size = data.shape[0]
+    with nogil:                                  # the buffer is held
+        if by_table:
+            start = ~crc_by_table(at, size, ~start)
+        else:
+            start = crc32c_extend(at, size, start)
+    return start
 
 
 def key_hash(bytes key not None):
@@ -90,6 +97,7 @@ def key_hash(bytes key not None):
     return xxh64(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
+include "mapped.pxi"
 include "block.pxi"
 include "table_blocks.pxi"
 include "log_index.pxi"

@@ -65,6 +65,7 @@ cdef class Merger:
     cdef object _refuse
     cdef list _kept_alive
     cdef list _tables                   # TableBlocks of each source, None without
+    cdef list _mappings                 # Mapped of each source's table
     cdef list _payloads                 # bytes of an unpacked block of each source, else None
     cdef BlockMaker _maker
     cdef bint _last                     # no further table can be opened
@@ -109,6 +110,7 @@ cdef class Merger:
         if self._has_stop:
             self._stop = bytes_span(stop)
         self._tables = [None] * count
+        self._mappings = [None] * count
         self._payloads = [None] * count
         self._count = count
         self._turn = -1
@@ -131,6 +133,7 @@ cdef class Merger:
             raise ValueError("no such source, or its table is closed")
         s = &self._sources[nth]
         self._tables[nth] = table
+        self._mappings[nth] = table._mapping
         self._payloads[nth] = None
         s.base = table._base
         s.offsets = table._offsets
@@ -160,7 +163,7 @@ cdef class Merger:
         self._forget(nth)
 
     cdef _forget(self, Py_ssize_t nth):
-        self._tables[nth] = self._payloads[nth] = None
+        self._tables[nth] = self._mappings[nth] = self._payloads[nth] = None
         self._sources[nth].blocks = 0
         self._sources[nth].opened = False
 

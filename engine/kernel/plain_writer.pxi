@@ -226,10 +226,12 @@ cdef class PlainWriter:
                 except OSError as error:
                     raise self.on_error(error) from error
                 self.vlog_ids.add(self.values.file_id)
-                self.index.append(
+                if self.index.append(
                     key_at, key_size, pointer, POINTER_BYTES, META_POINTER, 0, 0, ts
-                )
-                self._publish(1, key_size + len(value))
+                ):
+                    self._publish(1, key_size + len(value))
+                else:                                        # the value is garbage, that is all
+                    ts = 0
         finally:
             self.lock.give_up()
         return ts

@@ -55,6 +55,7 @@ cdef class Retention:
     cdef bint _dropping
     cdef uint64_t _dropped_to
     cdef readonly uint64_t dropped
+    cdef readonly uint64_t copies       # of a version from an older source
     cdef readonly uint64_t tombstones
 
     def __init__(
@@ -94,6 +95,7 @@ cdef class Retention:
             if order > 0 or (order == 0 and entry.version > self._version):
                 return ENTRY_UNSORTED
             if order == 0 and entry.version == self._version:
+                self.copies += 1
                 return ENTRY_COPY
         if order and not self._begin_key(entry):
             return ENTRY_NO_MEMORY

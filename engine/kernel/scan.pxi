@@ -20,6 +20,7 @@ cdef class _Source:
     cdef Py_ssize_t _table
     cdef bytes _low, _high
     cdef TableBlocks _blocks
+    cdef Mapped _hold            # what `_payload` lies in
     cdef Py_ssize_t _block
     cdef object _owner
     cdef Payload _payload
@@ -57,6 +58,7 @@ cdef class _Source:
             self._blocks = self._tables[self._table].blocks()
             if self._blocks is None:
                 raise TypeError("a table without blocks")
+            self._hold = self._blocks._mapping
             self._block = -1
             if self._low is not None:
                 self._block += self._blocks.block_for(

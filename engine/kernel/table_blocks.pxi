@@ -29,8 +29,7 @@ cdef inline bint has_pattern(const uint8_t* line, uint64_t number, int bits) noe
 cdef class TableBlocks:
     """Blocks by number and entries by key, for one table."""
 
-    cdef Py_buffer _view
-    cdef bint _held
+    cdef Mapped _mapping                # None once closed
     cdef const uint8_t* _base
     cdef uint32_t _seed
     cdef readonly Py_ssize_t count
@@ -62,7 +61,6 @@ cdef class TableBlocks:
         `fetch(number)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
         error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
-        self._held = False
         self._checked = NULL
         self._base = NULL
         self._parse(index, count, blocks_end)
@@ -79,11 +77,10 @@ cdef class TableBlocks:
         self._fetch = fetch
         self._damaged = damaged
         self._closed = closed
-        PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
-        self._held = True
-        if blocks_end > <uint64_t>self._view.len:
+        self._mapping = Mapped(mapping)
+        if blocks_end > self._mapping.size:
             raise ValueError("blocks lie outside the file")
-        self._base = <const uint8_t*>self._view.buf
+        self._base = self._mapping.base
 
     cdef _parse(self, bytes index, Py_ssize_t count, uint64_t blocks_end):
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(index)
@@ -132,15 +129,14 @@ cdef class TableBlocks:
             raise ValueError("blocks do not join")
 
     def __dealloc__(self):
-        if self._held:
-            PyBuffer_Release(&self._view)
         free(self._checked)
 
     def close(self):
-        """What is asked from now on raises `closed()`. The mapping goes with the last reader: a scan
-        may be looking at a block of it at this moment.
+        """What is asked from now on raises `closed()`. The mapping goes, or does with the last reader: a
+        scan may be looking at a block of it at this moment.
         """
         self._base = NULL
+        self._mapping = None
 
     # -- the index -------------------------------------------------------------------------------
 
@@ -169,6 +165,16 @@ cdef class TableBlocks:
                 high = middle
         return low
 
+    def extent(self):
+        """Entries in all blocks, as the index counts them, and the last block's last key."""
+        cdef uint64_t entries = 0
+        cdef size_t size
+        cdef const uint8_t* key = self.last_key(self.count - 1, &size)
+        cdef Py_ssize_t nth
+        for nth in range(self.count):
+            entries += load32(self._entries + 4 * nth)
+        return entries, PyBytes_FromStringAndSize(<const char*>key, size)
+
     # -- blocks ----------------------------------------------------------------------------------
 
     cdef object payload(self, Py_ssize_t nth, Payload* out):
@@ -178,6 +184,7 @@ cdef class TableBlocks:
         cdef uint32_t size, crc
         cdef uint8_t epoch
         cdef bytes raw
+        cdef Mapped hold = self._mapping
         if self._base == NULL:
             raise self._closed()
         offset = load64(self._offsets + 8 * nth)
@@ -192,7 +199,7 @@ cdef class TableBlocks:
         if self._checked[nth] != epoch:
             with nogil:                          # the first touch of a block may wait for the medium
                 crc = crc32c_extend(at + 8, size + 8, self._seed ^ <uint32_t>offset ^ size)
-            if self._base == NULL:
+            if self._base == NULL or hold is not self._mapping:
                 raise self._closed()
             self.checks += 1
             if load32(at) != size or load32(at + 4) != crc:

@@ -15,57 +15,44 @@ cdef enum:
 cdef class ValueFile:
     """A mapped file of values, for one logical file that lives in it."""
 
-    cdef Py_buffer _view
-    cdef bint _held
-    cdef const uint8_t* _base
+    cdef Mapped _mapping             # None once closed
+    cdef Mapped _old, _new           # None where nothing was moved
     cdef uint64_t _end               # of the entries
     cdef readonly uint32_t logical
-    cdef Py_buffer _old_view, _new_view
-    cdef bint _moved
     cdef Py_ssize_t _places
     cdef object _damaged
+    cdef object _closed
 
-    def __init__(self, mapping, uint64_t end, uint32_t logical, old, new, damaged):
+    def __cinit__(self, mapping, uint64_t end, uint32_t logical, old, new, damaged, closed):
         """`old` and `new` are the offset map's columns (u32), None where nothing was moved.
 
-        `damaged(what, offset)` makes the error to raise.
+        `damaged(what, offset)` makes the error to raise, `closed()` that for a file let go of.
         """
-        if self._held:
-            raise RuntimeError("made once")
-        PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
-        self._held = True
-        self._base = <const uint8_t*>self._view.buf
-        if end > <uint64_t>self._view.len:
+        self._mapping = Mapped(mapping)
+        if end > self._mapping.size:
             raise ValueError("entries end behind the mapping")
         self._end = end
         self.logical = logical
         self._damaged = damaged
+        self._closed = closed
         if old is not None:
-            PyObject_GetBuffer(old, &self._old_view, PyBUF_SIMPLE)
-            try:
-                PyObject_GetBuffer(new, &self._new_view, PyBUF_SIMPLE)
-            except BaseException:
-                PyBuffer_Release(&self._old_view)
-                raise
-            self._moved = True
-            self._places = self._old_view.len // 4
-            if self._new_view.len != self._old_view.len:
+            self._old, self._new = Mapped(old), Mapped(new)
+            self._places = self._old.size // 4
+            if self._new.size != self._old.size:
                 raise ValueError("columns of different lengths")
 
-    def __dealloc__(self):
-        if self._moved:
-            PyBuffer_Release(&self._old_view)
-            PyBuffer_Release(&self._new_view)
-        if self._held:
-            PyBuffer_Release(&self._view)
+    def close(self):
+        """What is asked from now on raises `closed()`."""
+        self._mapping = self._old = self._new = None
+        self._places = 0
 
-    cdef int64_t _place(self, uint32_t offset) noexcept nogil:
+    cdef int64_t _place(self, uint32_t offset) noexcept:
         """Where the entry written at `offset` lies now, -1 when it is not kept."""
         cdef const uint8_t* old
         cdef Py_ssize_t low = 0, high = self._places, middle
-        if not self._moved:
+        if self._old is None:
             return offset
-        old = <const uint8_t*>self._old_view.buf
+        old = self._old.base
         while low < high:
             middle = (low + high) >> 1
             if load32(old + 4 * middle) < offset:
@@ -73,27 +60,31 @@ cdef class ValueFile:
             else:
                 high = middle
         if low < self._places and load32(old + 4 * low) == offset:
-            return load32(<const uint8_t*>self._new_view.buf + 4 * low)
+            return load32(self._new.base + 4 * low)
         return -1
 
     cdef object fetch(self, const uint8_t* pointer, uint64_t version):
         """The value at an encoded address, checked under it."""
         cdef uint32_t offset = load32(pointer + 4), length = load32(pointer + 8), crc
-        cdef int64_t place = self._place(offset)
+        cdef Mapped hold = self._mapping
+        cdef int64_t place
         cdef const uint8_t* at
         cdef uint64_t size = <uint64_t>length + VALUE_HEAD_BYTES - 8
+        if hold is None:
+            raise self._closed()
+        place = self._place(offset)
         if place < 0:
             raise self._damaged(f"no value of address {offset} is kept here", 0)
         if place < LOG_HEADER_BYTES or <uint64_t>place + VALUE_HEAD_BYTES + length > self._end:
             raise self._damaged("address lies outside the file", place)
-        at = self._base + place
+        at = hold.base + place
         if load32(at + 4) != length:
             raise self._damaged("entry has another length than was written", place)
         if load64(at + 8) != version:
             raise self._damaged("entry has another version than was written", place)
         crc = crc32c_extend(pointer, POINTER_BYTES, 0)
         if length >= LONG_VALUE:
-            with nogil:                          # this object holds the mapping
+            with nogil:                          # `hold` keeps the mapping
                 crc = crc32c_extend(at + 8, size, crc)
         else:
             crc = crc32c_extend(at + 8, size, crc)

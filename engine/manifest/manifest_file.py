@@ -23,7 +23,7 @@ import msgpack
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_MANIFEST, FileHeader, decode_header
 from meles.engine.errors import ConfigError, CorruptionError, DiskFullError, InvariantError
-from meles.engine.fs.files import Directory, File
+from meles.engine.fs.files import Directory, File, is_shortage
 from meles.engine.fs.names import MANIFEST, MANIFEST_REWRITE
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import Version
@@ -210,9 +210,8 @@ class ManifestFile:
             raise OSError(errno.EIO, "an earlier change of the MANIFEST failed") from self._failure
         record = _record(edit, self._number + 1, self._header.seed)
         try:
-            if self._end + len(record) > max(_REWRITE_AT, _REWRITE_FACTOR * self._base):
-                self._rewrite(after)
-            else:
+            due = self._end + len(record) > max(_REWRITE_AT, _REWRITE_FACTOR * self._base)
+            if not (due and self._rewrite(after)):
                 self._append(record)
         except DiskFullError:
             raise
@@ -238,11 +237,18 @@ class ManifestFile:
         except OSError as error:
             raise OSError(errno.EIO, "the state of the MANIFEST is unknown") from error
 
-    def _rewrite(self, version: Version) -> None:
-        fresh = ManifestFile.create(self._directory, version, self._header.external)
+    def _rewrite(self, version: Version) -> bool:
+        """Replace the file by a short one. False, and nothing happened, without a descriptor."""
+        try:
+            fresh = ManifestFile.create(self._directory, version, self._header.external)
+        except OSError as error:
+            if is_shortage(error):
+                return False
+            raise
         self._file.close()
         self._file, self._header = fresh._file, fresh._header
         self._end, self._number, self._base = fresh._end, fresh._number, fresh._base
+        return True
 
     def close(self) -> None:
         """Close; everything appended is already durable."""

@@ -124,6 +124,12 @@ class Table:
     def file_crc(self) -> int:
         """CRC-32C of the whole file."""
         crc = 0
+        if NATIVE is not None:  # without a copy, and without the GIL
+            try:
+                with memoryview(self._map) as view:
+                    return int(NATIVE.crc32c(view))
+            except ValueError:
+                raise self._refusal() from None
         for start in range(0, self.meta.size, _STEP_BYTES):
             crc = crc32c(self._read(start, start + _STEP_BYTES), crc)
         return crc
@@ -139,6 +145,13 @@ class Table:
             index = decode_index(data, self._footer.blocks, blocks_end, section.offset, self.path)
             self._index = index
         return index
+
+    def extent(self) -> tuple[int, bytes]:
+        """How many entries the index counts, and its last key."""
+        if NATIVE is not None:
+            found: tuple[int, bytes] = self.blocks().extent()
+            return found
+        return sum(self.index.entries), self.index.last_keys[-1]
 
     def may_contain(self, digest: int) -> bool:
         """False only if no key with this `key_hash` is here."""

@@ -101,6 +101,8 @@ class Cursor(BatchIterator, Generic[T]):
         try:
             batch = next(self._batches, None)
         except Exception as error:
+            if self._refusal is not None:  # what it reads was taken away from under it
+                raise self._refusal() from error
             if self._view is not None:
                 self._batches = _Refusing(partial(_again, error))
             raise

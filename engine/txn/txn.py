@@ -140,6 +140,7 @@ class Txn(EntryBuffer, Scanning):
                 self._note_read(key)
             looked_up = view.find(key, self._read_ts)
             if looked_up is None:
+                engine.check_open()  # closing takes things away from under a reader
                 return None
             found = looked_up
             if view.version.drops and view.hidden(key, found[0], self._read_ts):

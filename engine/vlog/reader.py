@@ -135,6 +135,7 @@ class ValueLogFile:
     """
 
     __slots__ = (
+        "_compiled",
         "_data",
         "_end",
         "_file",
@@ -153,6 +154,7 @@ class ValueLogFile:
         self.file_id = meta.id
         self.logical = meta.logical
         self.path = directory.join(file_name(Kind.VLOG, meta.id))
+        self._compiled: list[Any] | None = None
         self._data: _Mapping | None = None
         self._view: memoryview | None = None  # of the same mapping: a slice of it is no copy
         self._maps: dict[int, OffsetMap] = {}
@@ -217,16 +219,19 @@ class ValueLogFile:
         data = self._data
         if data is None:
             return []
+        if self._compiled is not None:
+            return self._compiled
         damaged = partial(_damaged_value, self.path)
         nothing = memoryview(b"")
-        return [
+        self._compiled = [
             NATIVE.ValueFile(
                 data, self._end, logical,
                 *((self._maps.get(logical) or (nothing, nothing)) if self._maps else (None, None)),
-                damaged,
+                damaged, partial(ClosedError, f"{self.path} is closed"),
             )
             for logical in self.logical
         ]  # fmt: skip
+        return self._compiled
 
     def read(self, pointer: ValuePointer, version: int | None = None) -> bytes:
         """As `fetch`."""
@@ -291,6 +296,9 @@ class ValueLogFile:
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing. Its memory goes with the last reader."""
+        compiled, self._compiled = self._compiled, None
+        for part in compiled or ():
+            part.close()
         self._data = self._view = None
         self._maps = {}
         file, self._file = self._file, None
@@ -321,7 +329,10 @@ class ValueLogFile:
         size = ENTRY_BYTES + length
         if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self._end:
             raise entry_error(self.path, offset, "address lies outside the file")
-        entry = file.pread(size, offset)
+        try:
+            entry = file.pread(size, offset)
+        except OSError as error:
+            raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than it was")
         return value_of(entry, pointer, version, offset, self.path)

@@ -169,7 +169,10 @@ class ValueLogWriter:
         fd = self._file.fd
         if fd < 0:
             raise ClosedError(f"{self.path} is closed")
-        entry = self._file.pread(size, offset)
+        try:
+            entry = self._file.pread(size, offset)
+        except OSError as error:
+            raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than what was written")
         return value_of(entry, pointer, version, offset, self.path)

@@ -45,6 +45,7 @@ DEFAULTS = {
     "encryption_key": None,
     "encryption_key_rotation": 10 * 86400.0,
     "bypass_lock_guard": False,
+    "trust_directory": False,
     "external_magic_version": 0,
     "metrics_enabled": True,
     "managed": False,

@@ -273,7 +273,7 @@ a failed commit conflicts
 a forgotten transaction pins garbage for ever
     engine/txn/txn: test_a_forgotten_transaction_warns_and_lets_go
 a failed write fails commits that were applied
-    engine/durability: test_whatever_fails_what_was_acknowledged_is_there
+    faults/every_call: test_some_calls
 deleted keys come back after a collection
     care: test_deleted_keys_do_not_come_back
 """

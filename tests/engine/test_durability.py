@@ -1,7 +1,8 @@
-"""What was acknowledged lasts: group commit, failing disks, full disks, kills and power cuts."""
+"""What was acknowledged lasts: group commit, syncs that fail, full disks that heal."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,16 +16,10 @@ from typing import Any
 
 import meles
 import pytest
-from fault_fs import GROWING, MUTATING, FailNth, FaultDisk, Operation
+from fault_fs import GROWING, FailNth, FaultDisk, Operation, injected
 from leaks import Held, assert_nothing_left
+from story import OPTIONS, REFUSALS, Data, Story, content
 from waiting import wait_until
-
-OPTIONS: dict[str, Any] = {
-    "workers": "inline", "sync": "commit", "memtable_size": "64KiB", "value_threshold": 1000,
-    "value_log_max_entries": 6, "base_table_size": "16KiB", "block_size": 1024,
-    "num_level_zero_tables": 2, "num_level_zero_tables_stall": 4, "num_memtables": 2,
-}  # fmt: skip
-Data = dict[bytes, bytes]
 
 
 @pytest.fixture
@@ -33,11 +28,6 @@ def tmp_path() -> Iterator[Path]:
     home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="meles-test-", dir=home) as path:
         yield Path(path)
-
-
-def content(path: Path) -> Data:
-    with meles.open(path, mode="read_only", **OPTIONS) as db:
-        return dict(db.items())
 
 
 # -- group commit --------------------------------------------------------------------------------
@@ -281,135 +271,7 @@ def batch(db: meles.DB) -> None:
         target.set(b"k", b"v")
 
 
-# -- every operation fails once ------------------------------------------------------------------
-
-
-@dataclass
-class Story:
-    """A scripted load over one database: rotation, flushes, compaction, the value log, GC.
-
-    `states[n]` is what there is after n commits; `acknowledged` and `begun` count them.
-    """
-
-    states: list[Data] = field(default_factory=lambda: [{}])
-    acknowledged: int = 0
-    begun: int = 0
-    errors: list[Exception] = field(default_factory=list)
-
-    def commit(self, db: meles.DB, changes: dict[bytes, bytes | None]) -> None:
-        """One transaction. Whether one that failed happened is known after the next opening."""
-        after = dict(self.states[-1])
-        for key, value in changes.items():
-            if value is None:
-                after.pop(key, None)
-            else:
-                after[key] = value
-        with db.update() as txn:
-            for key, value in changes.items():
-                if value is None:
-                    txn.delete(key)
-                else:
-                    txn.set(key, value)
-            self.states.append(after)
-            self.begun += 1
-            txn.commit()
-        self.acknowledged = self.begun
-
-    def steps(self) -> Iterator[Callable[[meles.DB], object]]:
-        """What to do, one after the other."""
-        for n in range(26):
-            changes: dict[bytes, bytes | None] = {
-                b"n": b"%d" % n,
-                b"k%d" % (n % 7): b"%d " % n * 400,
-                b"v%d" % (n % 5): b"%d " % n * 1000,
-                b"k%d" % ((n + 3) % 7): None,
-            }
-            yield lambda db, changes=changes: self.commit(db, changes)  # type: ignore[misc]
-            if n in (8, 15, 21):
-                yield lambda db: db.flush()
-            if n == 21:
-                yield lambda db: db.flatten()
-                yield lambda db: db.gc(0.1)
-
-    def tell(self, home: Path) -> None:
-        """Open, do everything, close; errors that are none of ours go up."""
-        try:
-            db = meles.open(home, **OPTIONS)
-        except OSError as error:  # the file system's own errors come as they are from open
-            self.errors.append(error)
-            return
-        for step in self.steps():
-            try:
-                step(db)
-            except meles.ConflictError:
-                raise
-            except meles.Error as error:
-                self.errors.append(error)
-                if isinstance(error, meles.DiskFullError) and self.begun > self.acknowledged:
-                    self.states.pop()
-                    self.begun -= 1
-                elif self.begun > self.acknowledged:
-                    break  # in doubt from here on
-        db.close()
-
-    def judge(self, home: Path) -> None:
-        """Everything acknowledged is there; of what is in doubt, all or nothing."""
-        with meles.open(home, **OPTIONS) as db:
-            found = dict(db.items())
-            assert found in self.states[self.acknowledged : self.begun + 1]
-            assert [db.get(key) for key in sorted(found)] == [found[k] for k in sorted(found)]
-            assert db.verify(values=True).ok
-            db[b"again"] = b"works"
-            db.flush()
-            assert db.health().status == "ok"
-        assert content(home) == {**found, b"again": b"works"}
-
-
-def story_length(home: Path, disk: FaultDisk) -> int:
-    """Operations of an undisturbed run."""
-    before, story = disk.count, Story()
-    story.tell(home)
-    assert story.errors == []
-    assert story.acknowledged == 26
-    length = disk.count - before
-    story.judge(home)
-    return length
-
-
-FAULTS = {
-    "EIO": FailNth,
-    "EIO, torn": lambda n: FailNth(n, torn=0.5),
-    "ENOSPC": lambda n: FailNth(n, errno.ENOSPC, kinds=GROWING, torn=0.3),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("part", range(3))
-def test_whatever_fails_what_was_acknowledged_is_there(
-    tmp_path: Path, fault: str, part: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The n-th operation fails, for every n (a part of them in each of three tests)."""
-    caplog.set_level(logging.CRITICAL, "meles")  # records keep what their errors point to
-    with FaultDisk(remember=False).installed() as disk:
-        length = story_length(tmp_path / "whole", disk)
-        assert length > 150
-        held = Held.now()
-        for n in range(1 + part, length + 1, 3 if fault == "EIO" else 9):
-            story, home = Story(), tmp_path / str(n)
-            disk.plan = plan = FAULTS[fault](n)
-            story.tell(home)
-            disk.plan = None
-            disk.log.clear()
-            if fault != "ENOSPC":
-                assert plan.fired == 1
-            elif plan.fired and story.errors:
-                assert isinstance(story.errors[0], meles.DiskFullError | meles.WriteStallError)
-            if story.errors and not home.exists():
-                continue
-            story.judge(home)
-            shutil.rmtree(home)
-        del story
-        assert_nothing_left(held)
+# -- a full disk ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [5, 25, 50, 85])
@@ -422,11 +284,10 @@ def test_a_full_disk_heals(tmp_path: Path, fault_disk: FaultDisk, at: int) -> No
         for step in story.steps():
             try:
                 step(db)
-            except (meles.DiskFullError, meles.WriteStallError):
+            except REFUSALS:
                 refused += 1
                 if story.begun > story.acknowledged:
-                    story.states.pop()
-                    story.begun -= 1
+                    story.take_back()
         assert plan.fired > 0
         assert refused > 0 or at == 85
         assert dict(db.items()) == story.states[-1]
@@ -440,12 +301,44 @@ def test_a_full_disk_heals(tmp_path: Path, fault_disk: FaultDisk, at: int) -> No
     story.judge(home)
 
 
+def test_writers_hear_of_a_disk_too_full_for_tables(tmp_path: Path, fault_disk: FaultDisk) -> None:
+    """They are not kept waiting for a flush that cannot be, and go on as soon as there is room."""
+    options = {**OPTIONS, "workers": "thread", "write_stall_timeout": 3600.0}
+
+    def no_room_for_tables(operation: Operation) -> None:
+        if operation.name.endswith(".sst") and operation.kind in GROWING:
+            raise injected(errno.ENOSPC, operation.name)
+
+    value = b"v" * 900  # stays out of the value log
+    with meles.open(tmp_path / "db", **options) as db:
+        fault_disk.plan = no_room_for_tables
+        written = 0
+
+        def write_on() -> None:
+            nonlocal written
+            while True:
+                db.set(b"%06d" % written, value)
+                written += 1
+
+        with pytest.raises(meles.DiskFullError, match="flushing waits"):
+            write_on()
+        assert db.get(b"%06d" % (written - 1)) == value
+        fault_disk.plan = None
+
+        def goes_on() -> bool:
+            with contextlib.suppress(meles.DiskFullError):
+                db.set(b"more", value)
+            return db.get(b"more") is not None
+
+        wait_until(goes_on)
+        assert len(list(db)) == written + 1
+
+
 def succeeded(story: Story, db: meles.DB, n: int) -> bool:
     try:
         story.commit(db, {b"healed%d" % n: b"x" * 3000})
-    except (meles.DiskFullError, meles.WriteStallError):
-        story.states.pop()
-        story.begun -= 1
+    except REFUSALS:
+        story.take_back()
         return False
     return True
 
@@ -456,77 +349,3 @@ def flushed(db: meles.DB) -> bool:
     except (meles.DiskFullError, meles.WriteStallError, meles.WorkerFailedError):
         return False
     return True
-
-
-# -- kills and power cuts before every operation -------------------------------------------------
-
-
-@dataclass
-class Images:
-    """A plan that keeps what would be found if it all ended before an operation."""
-
-    disk: FaultDisk
-    story: Story
-    source: Path
-    target: Path
-    keep: float | None  # share of what was not synced that a power cut leaves; None: a kill
-    every: int
-    seen: int = 0
-    taken: list[tuple[Path, int, int]] = field(default_factory=list)
-
-    def __call__(self, operation: Operation) -> None:
-        if operation.kind not in MUTATING:
-            return
-        self.seen += 1
-        if self.seen % self.every or not self.source.exists():
-            return
-        copy = self.target / str(self.seen)
-        if self.keep is None:
-            shutil.copytree(self.source, copy)
-        else:
-            self.target.mkdir(exist_ok=True)
-            self.disk.power_loss(str(self.source), str(copy), keep=self.keep, seed=self.seen)
-        (copy / "LOCK").unlink(missing_ok=True)
-        self.taken.append((copy, self.story.acknowledged, self.story.begun))
-
-
-@pytest.mark.parametrize("keep", [None, 0.0, 0.3, 0.8])
-def test_whenever_it_ends_what_was_acknowledged_is_there(
-    tmp_path: Path, fault_disk: FaultDisk, keep: float | None
-) -> None:
-    story, home = Story(), tmp_path / "db"
-    fault_disk.plan = images = Images(
-        fault_disk, story, home, tmp_path / "images", keep, every=3 if keep is None else 4
-    )
-    story.tell(home)
-    fault_disk.plan = None
-    assert story.errors == []
-    assert len(images.taken) > 40
-    for path, acknowledged, begun in images.taken:
-        if "MANIFEST" not in os.listdir(path):
-            assert acknowledged == 0
-            continue
-        found = content(path)
-        assert found in story.states[acknowledged : begun + 1]
-        with meles.open(path, **OPTIONS) as db:
-            assert dict(db.items()) == found
-            assert db.verify(values=True).ok
-            assert db.stats().recovery.set_aside == [] or keep is not None
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_without_syncs_a_power_cut_leaves_a_prefix(
-    tmp_path: Path, fault_disk: FaultDisk, keep: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(OPTIONS, "sync", "none")
-    story, home = Story(), tmp_path / "db"
-    fault_disk.plan = images = Images(fault_disk, story, home, tmp_path / "images", keep, every=2)
-    story.tell(home)
-    fault_disk.plan = None
-    newest = 0
-    for path, _, begun in images.taken:
-        if "MANIFEST" in os.listdir(path):
-            found = content(path)
-            newest = max(n for n, state in enumerate(story.states) if state == found)
-            assert newest <= begun
-    assert newest > 8

@@ -442,6 +442,38 @@ def test_an_older_manifest_is_refused(tables: Path, tmp_path: Path) -> None:
     assert files(tables) == before
 
 
+def test_an_older_manifest_of_the_same_ids_is_refused(tables: Path) -> None:
+    """It had handed out all numbers it sees; a table with unknown commits gives it away."""
+    with meles.open(tables, num_compactors=0, **OPTIONS) as db:
+        db[b"new"] = b"x"
+        db.flush()
+        old = (tables / "MANIFEST").read_bytes()
+        db[b"newer"] = b"x"
+    (tables / "MANIFEST").write_bytes(old)
+    before = files(tables)
+    for mode in ("own", "read_only"):
+        with pytest.raises(meles.CorruptionError, match="older copy"):
+            meles.open(tables, mode=mode, **OPTIONS)
+        assert files(tables) == before
+
+
+def test_a_value_log_a_log_needs_is_never_removed(tables: Path, tmp_path: Path) -> None:
+    """The MANIFEST is an older copy, from before the file was made; the directory was not closed.
+
+    Logs are all there, so nothing else shows that it is old.
+    """
+    with meles.open(tables, **OPTIONS) as db:
+        old = (tables / "MANIFEST").read_bytes()
+        db[b"newer"] = b"x" * 500
+        home = image_of(db, tmp_path / "image")
+    (home / "MANIFEST").write_bytes(old)
+    before = files(home)
+    for mode in ("own", "read_only"):
+        with pytest.raises(meles.CorruptionError, match="older copy"):
+            meles.open(home, mode=mode, **OPTIONS)
+        assert files(home) == before
+
+
 def test_files_of_other_kinds_are_let_be(tables: Path) -> None:
     names = ["notes.txt", "1.sst", "000001.sst.bak", "x000009.sst", "0000001.mem", "core"]
     for name in names:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from typing import Any
 import meles
 import psutil
 import pytest
-from ledger import Ledger, LedgerFile, observe
-from ledger_checker import Checker
-from load import KEYS
+from meles.engine.stress.judge import Checker
+from meles.engine.stress.ledger import Ledger, LedgerFile, observe
+from meles.engine.stress.load import KEYS
 from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -59,6 +60,9 @@ def _reaper() -> Iterator[None]:
     assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def is_dead(pid: int) -> bool:
@@ -129,7 +133,11 @@ class Program:
 
     def say(self, *words: str) -> None:
         assert self.popen.stdin is not None
-        self.popen.stdin.write((" ".join(words) + "\n").encode())
+        try:
+            self.popen.stdin.write((" ".join(words) + "\n").encode())
+        except BrokenPipeError:
+            self.popen.wait()
+            raise AssertionError(f"it has ended; {self.errors()}") from None
 
     def line(self, seconds: float = DEADLINE) -> str:
         """Its next line; an empty text when it has ended."""
@@ -193,6 +201,15 @@ class Program:
         self.popen.wait()
         self.buried()
 
+    def hold_still(self) -> None:
+        """Stop the program and its children; when this returns no call of theirs is under way."""
+        tree = [psutil.Process(self.pid)]
+        tree += tree[0].children(recursive=True)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        wait_until(lambda: all(_is_still(process.pid) for process in tree), DEADLINE, "a stop")
+
     def stop_workers(self) -> None:
         """Make its workers hang. (One stopped before it could ask the kernel to end it with its
         parent would stay, without a lock, until it is continued: such a one is let be.)"""
@@ -231,6 +248,15 @@ def role_of(process: psutil.Process) -> str:
     return ""
 
 
+def _is_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped or gone."""
+    states = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states <= set("TZX")
+
+
 def _is_tied(pid: int) -> bool:
     """Whether a worker has told the kernel to end it with its parent, as it first of all does."""
     with contextlib.suppress(OSError):
@@ -261,6 +287,8 @@ class Campaign:
         self.path = home / "db"
         self.checker = Checker()
         self.runs = 0
+        self.crashes: Counter[str] = Counter()
+        self.unheard: set[str] = set()  # kinds of events that do not count
         self._program = program
         shm = Path("/dev/shm")
         folder = shm if os.access(shm, os.W_OK) else home
@@ -278,8 +306,8 @@ class Campaign:
         chosen = json.dumps({**OPTIONS, **options})
         seed = str(self.rng.randrange(1 << 30))
         load = self._program(
-            str(SUPPORT / "load.py"), str(self.path), str(self.ledger_path), str(self.runs), seed,
-            chosen,
+            "-m", "meles.engine.stress.load", str(self.path), str(self.ledger_path),
+            str(self.runs), seed, chosen,
         )  # type: ignore[call-arg]  # fmt: skip
         load.expect("opening")
         self.load = load
@@ -294,10 +322,13 @@ class Campaign:
         how = self.rng.random()
         if how < 0.4:
             self.load.kill_tree(self.rng)
+            self.crashes["SIGKILL of the whole tree"] += 1
         elif how < 0.8:
             self.load.kill()
+            self.crashes["SIGKILL of the supervisor"] += 1
         else:
             self.load.kill_with_stopped_workers()
+            self.crashes["SIGKILL of the supervisor, workers stopped"] += 1
         assert_lock_free(self.path)
         self.judge()
 
@@ -323,19 +354,24 @@ class Campaign:
     def judge(self) -> None:
         """Judge the ledger so far; what the load printed as an error counts too."""
         assert self.load.errors() == "", self.where()
-        self.checker.feed(self._file.more())
+        self.checker.feed(event for event in self._file.more() if event[0] not in self.unheard)
         found = self.checker.violations
         assert not found, f"{self.where()}\n" + "\n".join(map(str, found[:20]))
+
+    def expect_commits(self) -> None:
+        """Writers get through (again), soon."""
+        before = self.checker.acked
+        wait_until(lambda: self.judge() or self.checker.acked > before + 20, 30, "commits")
 
     def where(self) -> str:
         return (
             f"seed {self.seed}, run {self.runs}, directory {self.path}, ledger {self.ledger_path}"
         )
 
-    def last_look(self) -> dict[str, int]:
+    def last_look(self, *, power_cuts: bool = False) -> dict[str, int]:
         """Close cleanly, verify every checksum and pointer, and that no file is too many.
 
-        Returns the counters over all runs.
+        Returns the counters over all runs. After power cuts, part of a log may have been set aside.
         """
         self.start()
         self.load.expect("open")
@@ -347,6 +383,8 @@ class Campaign:
             tables = {f"{table.id:06d}.sst" for table in db.tables()}
             values = db.stats().value_log.files
         left = set(os.listdir(self.path)) - tables
+        if power_cuts:
+            left = {name for name in left if not name.endswith(".aside")}
         assert len([name for name in left if name.endswith(".vlog")]) == values, self.where()
         assert {name for name in left if not name.endswith(".vlog")} == {"MANIFEST"}, self.where()
         return self.checker.finish()

@@ -13,7 +13,7 @@ LONG = int(os.environ.get("MELES_KILLS", "500"))
 REQUIRED = ("flushes", "compactions", "deep", "relocated", "dropped", "conflicts")
 
 
-def kills_under_load(campaign, times):
+def kills_under_load(campaign, tally, times):
     """Kill under load; now and then also before it has begun, and while it closes."""
     rng = campaign.rng
     for _ in range(times):
@@ -36,13 +36,17 @@ def kills_under_load(campaign, times):
     assert all(totals[name] for name in REQUIRED), f"void: {totals}; {campaign.where()}"
     assert checker.acked > 20 * times, f"void: {checker.acked} commits"
     assert checker.observations > times
+    for what, count in campaign.crashes.items():
+        tally(what, count)
     campaign.done()
 
 
-def test_everything_acknowledged_survives_fifty_kills(campaign):
-    kills_under_load(campaign, 50)
+@pytest.mark.timeout(600)
+def test_everything_acknowledged_survives_fifty_kills(campaign, tally):
+    kills_under_load(campaign, tally, 50)
 
 
 @pytest.mark.long
-def test_everything_acknowledged_survives_many_kills(campaign):
-    kills_under_load(campaign, LONG)
+@pytest.mark.timeout(0)
+def test_everything_acknowledged_survives_many_kills(campaign, tally):
+    kills_under_load(campaign, tally, LONG)

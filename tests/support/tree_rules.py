@@ -95,7 +95,18 @@ LAYERS = (
         )
         for module in ("execute", "merge_columns", "merge_native", "outputs")
     ),
+    Layer(
+        "engine.doctor.decide",
+        (*WORDS, "engine.doctor.facts", "engine.fs.names", "engine.manifest.version"),
+        "deciding is pure",
+    ),
+    Layer("engine.stress", ("meles", *WORDS), "a user of the API, like the command line"),
     Layer("engine.cli", ("meles", *WORDS, "engine.options", "engine.reports"), "a user of the API"),
+    Layer(
+        "engine.cli.stress_verbs",
+        ("meles", *WORDS, "engine.cli", "engine.stress"),
+        "shows what the stress found",
+    ),
     Layer(
         "engine.cli.feed_verbs",
         ("meles", *WORDS, "engine.cli", "engine.options", "engine.reports", "supervisor"),
@@ -136,7 +147,8 @@ NEVER = (
         but=("engine.cli.feed_verbs",),
     ),
     Never(
-        "engine", ("meles",), "the API is made of the engine, not vice versa", but=("engine.cli",)
+        "engine", ("meles",), "the API is made of the engine, not vice versa",
+        but=("engine.cli", "engine.stress"),
     ),
     Never(
         "workers.child",
@@ -162,7 +174,10 @@ CLOCK = ("time.time", "time.time_ns", "datetime.datetime.now", "datetime.datetim
 CAPABILITIES = (
     Capability(
         ("subprocess", "os.posix_spawn", "os.posix_spawnp"),
-        ("workers.parent.spawn",),
+        (
+            "workers.parent.spawn",
+            "engine.stress.rounds",  # starts the loads it kills
+        ),
         "one place knows what a child inherits",
     ),
     Capability(
@@ -174,6 +189,8 @@ CAPABILITIES = (
         CHANGES_FILES,
         (
             "engine.fs",
+            "engine.stress.ledger",  # appends to a file outside the database
+            "engine.cli.stress_verbs",  # removes that file
             "engine.cli.main",  # points a broken standard output at /dev/null
             "engine.cli.follow",  # opens logs of the user's, for reading
             "engine.cli.sources",  # opens inputs of the user's, for reading

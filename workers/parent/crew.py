@@ -108,7 +108,8 @@ class Crew:
             child = spawn(worker.kind, worker.name, self._options.dirs, self._options.command)
         except OSError as error:
             worker.last_words = f"cannot be spawned: {error}"
-            self._restart_later(worker, now)
+            dice = random.random()  # noqa: S311 - spreads restarts, no secret
+            self._start_later(worker, worker.restarts.not_spawned(error, now, dice))
             return
         worker.spawned(child, now)
         self._loop.watch(child.answers_fd, READ, partial(self._on_answers, worker, child.pid))
@@ -119,7 +120,10 @@ class Crew:
             self._plan_look(now)
 
     def _restart_later(self, worker: Worker, now: float) -> None:
-        gap = worker.restarts.died(now, random.random())  # noqa: S311 - spreads restarts, no secret
+        dice = random.random()  # noqa: S311 - spreads restarts, no secret
+        self._start_later(worker, worker.restarts.died(now, dice))
+
+    def _start_later(self, worker: Worker, gap: float) -> None:
         worker.phase = Phase.RESTARTING
         _log.warning("%s %s; next start in %.1f s", worker.name, worker.last_words, gap)
         self._loop.call_later(gap, partial(self._start_worker, worker))

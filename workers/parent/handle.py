@@ -103,6 +103,7 @@ class Worker:
         self.log = LogReader(child.log_fd, self.name, child.pid)
         self.phase = Phase.GREETING
         self.starts += 1
+        self.restarts.spawned()
         self.spawned_at = self.heard_at = now
         self.generation = 0
         self.verdict = ""

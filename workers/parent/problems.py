@@ -56,6 +56,8 @@ def of_workers(workers: Iterable[Worker]) -> list[str]:
         restarts = worker.restarts
         if worker.phase is Phase.CONDEMNED and worker.verdict:
             lines.append(f"{worker.name} {worker.verdict}; it is being replaced")
+        elif restarts.shortages:
+            lines.append(f"{worker.name} waits to be started: {worker.last_words}")
         elif restarts.gave_up:
             lines.append(
                 f"{worker.name} failed to start {restarts.boot_failures} times: {worker.last_words}"

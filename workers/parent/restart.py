@@ -3,11 +3,14 @@
 Runs in: supervisor. Pure: the clock and the dice are passed in.
 Invariants: (1) the first restart is immediate, later ones wait 0.2 s and twice as long each, up to
 30 s; (2) a worker that was well for 60 s starts afresh; (3) never more than 5 restarts in 10 s;
-(4) a worker that cannot even boot three times is a fault to report, then tried every 30 s.
+(4) a worker that cannot even boot three times is a fault to report, then tried every 30 s; (5) one
+that cannot be spawned for want of descriptors, processes or memory is no fault of its own: it is
+tried every second.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +20,8 @@ GAP_FACTOR: Final = 2.0
 LONGEST_GAP: Final = 30.0
 JITTER: Final = 0.2  # of a gap, so that workers that fell together do not rise together
 HEALTHY_AFTER: Final = 60.0
+SHORTAGE_GAP: Final = 1.0
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 BURST: Final = 5
 BURST_SECONDS: Final = 10.0
 BOOT_TRIES: Final = 3
@@ -34,6 +39,7 @@ class Restarts:
 
     deaths: int = 0  # in a row, the last one included
     boot_failures: int = 0  # in a row
+    shortages: int = 0  # times it could not be spawned since it last was
     ready_at: float | None = None
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=BURST))
 
@@ -41,6 +47,16 @@ class Restarts:
         """The worker takes jobs."""
         self.ready_at = now
         self.boot_failures = 0
+
+    def not_spawned(self, error: OSError, now: float, dice: float) -> float:
+        """There is no process; returns seconds to wait."""
+        if error.errno not in SHORTAGES:
+            return self.died(now, dice)
+        self.shortages += 1
+        return SHORTAGE_GAP * (1 + JITTER * (2 * dice - 1))
+
+    def spawned(self) -> None:
+        self.shortages = 0
 
     def died(self, now: float, dice: float) -> float:
         """The worker is dead; returns seconds to wait. `dice` is uniform in [0, 1)."""

@@ -22,10 +22,15 @@ class Usage:
         self._known: dict[int, psutil.Process] = {}
 
     def of(self, pid: int | None) -> tuple[int, float]:
-        """Resident bytes and CPU seconds (user and system); zeros for a process that is gone."""
+        """Resident bytes and CPU seconds (user and system); zeros for a process that is gone, and
+        where there is no descriptor left to look.
+        """
         if pid is None:
             return 0, 0.0
-        import psutil  # 25 ms, for those who ask
+        try:
+            import psutil  # 25 ms, for those who ask
+        except (ImportError, OSError):
+            return 0, 0.0
 
         with self._lock:
             try:
@@ -38,6 +43,8 @@ class Usage:
                 with process.oneshot():
                     cpu = process.cpu_times()
                     return process.memory_info().rss, cpu.user + cpu.system
+            except OSError:
+                return 0, 0.0
             except psutil.Error:
                 self._known.pop(pid, None)
                 return 0, 0.0

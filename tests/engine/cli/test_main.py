@@ -116,6 +116,23 @@ def test_verify_of_a_damaged_table_exits_4(run: Run, filled: Path) -> None:
     assert "000001.sst" in damaged.out + damaged.err
 
 
+def test_doctor_explains_then_repairs(run: Run, filled: Path) -> None:
+    assert run("doctor", filled).out == "ok: it opens, and every checksum holds\n"
+    (filled / "MANIFEST").unlink()
+    ill = run("doctor", filled)
+    assert ill.code == 4
+    assert "a file is damaged or missing" in ill.out
+    assert "MANIFEST: is missing" in ill.out
+    assert "plan: make a new MANIFEST" in ill.out
+    assert "nothing was changed" in ill.out
+    assert run("count", filled).code == 4
+    cured = run("doctor", filled, "--fix", "--json")
+    assert cured.code == 0
+    assert json.loads(cured.out)["ok"]
+    assert run("count", filled).out == "3\n"
+    assert run("doctor", filled / "absent").code == 1
+
+
 def test_gc_flatten_and_workers(run: Run, filled: Path) -> None:
     collected = run("gc", filled, *INLINE)
     assert collected.code == 0

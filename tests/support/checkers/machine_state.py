@@ -211,4 +211,5 @@ class MachineState(RuleBasedStateMachine):
         assert list(self.db.items(reverse=True)) == pairs[::-1]
         report = self.db.verify(values=True)
         assert report.ok, report.problems
+        assert self.db.wait_idle(PATIENCE)  # a full L0 is a reason too, until it is merged
         assert self.db.health().status == "ok", self.db.health()

@@ -1,5 +1,7 @@
 """What a pool says is wrong with it, and when it stops saying so."""
 
+import errno
+
 from meles.workers.parent.handle import Phase, Worker
 from meles.workers.parent.problems import REMEMBER_POISON, Poisoned, of_workers
 
@@ -31,13 +33,16 @@ def test_each_trouble_has_its_words():
     unfit = Worker("flusher", "flusher-2", last_words="could not start (exit code 3)")
     weak = Worker("flusher", "flusher-3", last_words="was killed by SIGKILL")
     gone = Worker("flusher", "flusher-4", phase=Phase.STOPPED)
+    poor = Worker("flusher", "flusher-5", last_words="cannot be spawned: no descriptors")
+    poor.restarts.not_spawned(OSError(errno.EMFILE, "no descriptors"), 0.0, 0.5)
     for _ in range(3):
         unfit.restarts.died(0.0, 0.5)
         for worker in (weak, gone):
             worker.restarts.ready(0.0)
             worker.restarts.died(0.0, 0.5)
-    assert of_workers([hung, unfit, weak, gone]) == [
+    assert of_workers([hung, unfit, weak, gone, poor]) == [
         "flusher-1 was silent for 30.0 s; it is being replaced",
         "flusher-2 failed to start 3 times: could not start (exit code 3)",
         "flusher-3 died 3 times in a row: was killed by SIGKILL",
+        "flusher-5 waits to be started: cannot be spawned: no descriptors",
     ]

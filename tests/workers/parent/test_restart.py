@@ -1,5 +1,7 @@
 """When a worker starts again: policy only, with a clock and dice of our own."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,8 @@ from meles.workers.parent.restart import (
     HEALTHY_AFTER,
     JITTER,
     LONGEST_GAP,
+    SHORTAGE_GAP,
+    SHORTAGES,
     Restarts,
     Silence,
 )
@@ -77,6 +81,26 @@ def test_deaths_after_boot_are_no_boot_failures():
     dies_at_once(restarts, 0.0, 10)
     assert not restarts.gave_up
     assert restarts.worrying
+
+
+@pytest.mark.parametrize("code", sorted(SHORTAGES))
+def test_what_cannot_be_spawned_for_want_of_resources_is_tried_every_second(code):
+    restarts = Restarts()
+    for number in range(1, 50):
+        assert restarts.not_spawned(OSError(code, "scarce"), number, MIDDLE) == SHORTAGE_GAP
+        assert restarts.shortages == number
+    assert not restarts.gave_up
+    assert not restarts.worrying
+    restarts.spawned()
+    assert restarts.shortages == 0
+    assert restarts.died(60.0, MIDDLE) == 0.0
+
+
+def test_what_cannot_be_spawned_for_another_reason_is_a_failure_to_boot():
+    restarts = Restarts()
+    for _ in range(3):
+        restarts.not_spawned(FileNotFoundError(errno.ENOENT, "no Python"), 0.0, MIDDLE)
+    assert restarts.gave_up
 
 
 def test_silence_counts_from_the_last_word():

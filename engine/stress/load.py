@@ -1,15 +1,17 @@
 """The load: opens a directory and writes and reads it from several threads until it is killed.
 
-    python -W error load.py DIRECTORY LEDGER RUN SEED OPTIONS
+    python -m meles.engine.stress.load DIRECTORY LEDGER RUN SEED OPTIONS
 
 A program of its own, so that a test can kill it and everything it started. OPTIONS is a JSON object
-for `meles.open`. What it does and what it is promised goes to the ledger (see `ledger.py`). On its
-standard output it says `opening`, `open`, `closing` and `closed OUTCOME`, one a line; on its input
-it takes
+for `meles.open`; `"patient": true` among them makes writers try again after a `DiskFullError` or
+`WriteStallError`, and wait to be killed after a `StoreFailedError`. What it does and what it is
+promised goes to the ledger (see `ledger.py`). On its standard output it says `opening`, `open`,
+`closing` and `closed OUTCOME`, one a line; on its input it takes
 
     stop        close with the writers at work, then leave
     kill KIND   kill a worker of this kind, busy if one is within a while; says `killed KIND PID
                 STATE`, and `replaced KIND` once its successor has ended a job
+    hang KIND   the same, but stop it (SIGSTOP)
     workers     says `workers JSON`
 
 and leaves at once at the end of its input, so that it never outlives the test.
@@ -18,6 +20,8 @@ Four clients write: transactions over keys that all share, with reads (they may 
 sets and deletes and write batches over keys of their own. Each transaction and batch sets the
 client's marker too, so the newest one is always to be seen. A fifth of the writes are deletes.
 Values are of 0 to 64 KiB, on both sides of the value threshold.
+
+Runs in: a process of its own, the supervisor of the directory while it lives.
 """
 
 from __future__ import annotations
@@ -31,10 +35,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import meles
-from ledger import DELETE, SET, Ledger, digest, make_value, observe, txn_of, value_fault
+from meles.engine.stress.ledger import (
+    DELETE,
+    SET,
+    Ledger,
+    digest,
+    make_value,
+    observe,
+    txn_of,
+    value_fault,
+)
 
 CLIENTS: Final = 4
 SHARED: Final = [f"s/{n:03d}" for n in range(60)]
@@ -45,6 +59,7 @@ COUNTERS: Final = {"flusher": "flushes", "compactor": "compactions", "value_gc":
 _BUSY_WAIT: Final = 2.0  # seconds to wait for a worker to be busy before an idle one will do
 _MARKER_BYTES: Final = 40
 _LONGEST_VALUE: Final = 64 << 10
+_PATIENCE: Final = 0.02  # seconds between tries of a patient writer
 _BATCH_VALUE: Final = 9000  # so that a batch never splits: each part would be a commit of its own
 
 
@@ -65,13 +80,17 @@ def value_length(rng: random.Random) -> int:
 class Load:
     """One run over one directory."""
 
-    def __init__(self, directory: str, ledger: Ledger, run: int, seed: int) -> None:
+    def __init__(
+        self, directory: str, ledger: Ledger, run: int, seed: int, *, patient: bool = False
+    ) -> None:
+        self.patient = patient
         self.directory = directory
         self.ledger = ledger
         self.run = run
         self.rng = random.Random(seed)
         self.stopping = threading.Event()
         self.conflicts = 0
+        self.refused = 0
         self.db: meles.DB
 
     def guarded(self, work: Callable[[], None]) -> threading.Thread:
@@ -82,6 +101,11 @@ class Load:
                 work()
             except meles.ClosedError:
                 if not self.stopping.is_set():
+                    self.give_up()
+            except meles.CorruptionError as error:
+                if self.patient and isinstance(error.__cause__, OSError):  # the disk is gone
+                    self.stopping.wait()
+                else:
                     self.give_up()
             except BaseException:  # noqa: BLE001 - whatever it is, the test must hear of it
                 self.give_up()
@@ -137,11 +161,22 @@ class Load:
         self.ledger.begin(txn, client, seq, writes)
         try:
             ts = prepared()
-        except (meles.ConflictError, meles.WriteStallError, meles.ClosedError) as error:
+        except meles.ConflictError as error:
             self.ledger.refused(txn, error)
-            if not isinstance(error, meles.ConflictError):
-                raise
             self.conflicts += 1
+        except (meles.WriteStallError, meles.DiskFullError) as error:
+            self.ledger.refused(txn, error)
+            if not self.patient:
+                raise
+            self.refused += 1
+            self.stopping.wait(_PATIENCE)
+        except meles.ClosedError as error:
+            self.ledger.refused(txn, error)
+            raise
+        except meles.StoreFailedError:  # whether it happened, the next opening tells
+            if not self.patient:
+                raise
+            self.stopping.wait()
         else:
             self.ledger.acked(txn, ts)
 
@@ -159,7 +194,7 @@ class Load:
         return txn.commit
 
     def batch(
-        self, rng: random.Random, values: dict[str, bytes | None]
+        self, _rng: random.Random, values: dict[str, bytes | None]
     ) -> Callable[[], int | None]:
         batch = self.db.write_batch()
         for key, value in values.items():
@@ -167,11 +202,12 @@ class Load:
                 batch.delete(key.encode())
             else:
                 batch.set(key.encode(), value)
-        assert batch.committed == 0, "a batch split itself"
+        if batch.committed:
+            raise AssertionError("a batch split itself")
         return batch.flush
 
     def single(
-        self, rng: random.Random, values: dict[str, bytes | None]
+        self, _rng: random.Random, values: dict[str, bytes | None]
     ) -> Callable[[], int | None]:
         ((key, value),) = values.items()
         if value is None:
@@ -179,25 +215,29 @@ class Load:
         return lambda: self.db.set(key.encode(), value)
 
     def reader(self) -> None:
-        """Looks at one snapshot in several ways; tells the ledger what it saw there."""
+        """Looks at one snapshot after the other."""
         rng = random.Random(self.rng.random())
         while not self.stopping.wait(0.005):
-            with self.db.view() as txn:
-                prefix = rng.choice(["s/", "m/", f"o/{rng.randrange(CLIENTS)}/"]).encode()
-                items = [(item.key, item.value, item.version) for item in txn.iterate(prefix)]
-                back = list(txn.items(prefix, reverse=True))
-                if [(key, value) for key, value, _ in reversed(items)] != back:
-                    raise AssertionError(f"{prefix!r} reads differently backwards")
-                key = rng.choice(KEYS).encode()
-                if key.startswith(prefix) and txn.get(key) != dict(back).get(key):
-                    raise AssertionError(f"{key!r}: get and scan of one snapshot differ")
-            for key, value, _ in items:
-                if fault := value_fault(value):
-                    raise AssertionError(f"{key!r}: {fault}")
-            if items:
-                _, value, version = rng.choice(items)
-                if (seen := txn_of(value)) is not None:
-                    self.ledger.note("W", seen, version)
+            self.look(rng)
+
+    def look(self, rng: random.Random) -> None:
+        """One snapshot in several ways; tells the ledger what it saw there."""
+        with self.db.view() as txn:
+            prefix = rng.choice(["s/", "m/", f"o/{rng.randrange(CLIENTS)}/"]).encode()
+            items = [(item.key, item.value, item.version) for item in txn.iterate(prefix)]
+            back = list(txn.items(prefix, reverse=True))
+            if [(key, value) for key, value, _ in reversed(items)] != back:
+                raise AssertionError(f"{prefix!r} reads differently backwards")
+            key = rng.choice(KEYS).encode()
+            if key.startswith(prefix) and txn.get(key) != dict(back).get(key):
+                raise AssertionError(f"{key!r}: get and scan of one snapshot differ")
+        for key, value, _ in items:
+            if fault := value_fault(value):
+                raise AssertionError(f"{key!r}: {fault}")
+        if items:
+            _, value, version = rng.choice(items)
+            if (seen := txn_of(value)) is not None:
+                self.ledger.note("W", seen, version)
 
     # -- figures and workers ---------------------------------------------------------------------
 
@@ -212,14 +252,15 @@ class Load:
             "deep": sum(level.tables for level in stats.levels[1:]),
             "levels": sum(1 for level in stats.levels[1:] if level.tables),
             "conflicts": self.conflicts,
+            "refused": self.refused,
         }
 
     def count(self) -> None:
         while not self.stopping.wait(0.05):
             self.ledger.note("G", self.counters())
 
-    def kill_worker(self, kind: str) -> None:
-        """Kill one, and wait for a job of its kind to be done by its successor."""
+    def kill_worker(self, kind: str, how: int = signal.SIGKILL) -> None:
+        """Kill or stop one, and wait for a job of its kind to be done by its successor."""
         delay = self.rng.uniform(0, 0.004)
         until = time.monotonic() + _BUSY_WAIT
         while True:
@@ -230,7 +271,7 @@ class Load:
             self.stopping.wait(0.001)
         victim = (busy or found)[0]
         self.stopping.wait(delay)
-        os.kill(victim.pid or 0, signal.SIGKILL)
+        os.kill(victim.pid or 0, how)
         before = getattr(self.db.stats(), COUNTERS[kind])
         say("killed", kind, victim.pid, victim.state)
         while not self.stopping.wait(0.005):
@@ -249,7 +290,9 @@ class Load:
             if command == "stop":
                 return
             if command == "kill":
-                self.guarded(lambda kind=words[0]: self.kill_worker(kind))
+                self.guarded(partial(self.kill_worker, words[0]))
+            elif command == "hang":
+                self.guarded(partial(self.kill_worker, words[0], signal.SIGSTOP))
             elif command == "workers":
                 rows = [(w.name, w.kind, w.pid, w.state) for w in self.db.workers()]
                 say("workers", json.dumps([rows, self.db.health().status]))
@@ -280,7 +323,9 @@ def say(*words: object) -> None:
 
 def main() -> None:
     directory, ledger, run, seed, options = sys.argv[1:]
-    Load(directory, Ledger(ledger), int(run), int(seed)).go(json.loads(options))
+    chosen = json.loads(options)
+    patient = chosen.pop("patient", False)
+    Load(directory, Ledger(ledger), int(run), int(seed), patient=patient).go(chosen)
 
 
 if __name__ == "__main__":

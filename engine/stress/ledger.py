@@ -13,7 +13,12 @@ a JSON list; its newline comes first, so that a line a kill cut short spoils no 
     G {...}                   counters of the run so far
     X text                    the load itself saw something that must not be
 
-`ledger_checker.py` judges it.
+`judge.py` judges it.
+
+Runs in: the load (which writes it) and whoever judges.
+Owns: the ledger file.
+Invariants: (1) an event is one system call to a descriptor opened for appending; (2) a value says
+what it is, so a torn, mixed or foreign one is recognised.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 
 import meles
 import pytest
-from ledger import (
+from meles.engine.stress.judge import Checker
+from meles.engine.stress.ledger import (
     DELETE,
     SET,
     Ledger,
@@ -20,7 +21,6 @@ from ledger import (
     txn_of,
     value_fault,
 )
-from ledger_checker import Checker
 
 
 def d(txn, index=0, length=200):

@@ -1,0 +1,257 @@
+"""Bugs planted on purpose, each with the test that catches it: proof that the suites can fail.
+
+    python tests/planted.py            plant all, one at a time; exit code 1 if one is not caught
+    python tests/planted.py NAME ...   these only
+    python tests/planted.py --table    what PLANTED.md holds
+
+Works on a copy of the tree, never on the tree itself. A bug whose text is no longer in its file
+does not apply: it counts as not caught, so that this list follows the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SKIPPED = shutil.ignore_patterns(
+    ".git", ".venv*", ".mypy*", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__",
+    "*.egg-info", "run-data", "results", "build", "dist",
+)  # fmt: skip
+
+
+class Bug(NamedTuple):
+    """`rule` is what it breaks (see `engine/stress/judge.py`; C: nothing left behind, L: no block,
+    S: security). `changes` are (file, old, new); `test` what must fail then."""
+
+    name: str
+    rule: str
+    changes: tuple[tuple[str, str, str], ...]
+    test: str
+
+
+IMAGES = "tests/faults/test_crash_images.py"
+CUT = f"{IMAGES}::test_whenever_it_ends_what_was_acknowledged_is_there[0.0]"
+KILL = f"{IMAGES}::test_whenever_it_ends_what_was_acknowledged_is_there[None]"
+TORN = f"{IMAGES}::test_whenever_it_ends_what_was_acknowledged_is_there[0.3]"
+LIES = "tests/faults/test_lying_worker.py"
+DAMAGE = "tests/faults/test_damage.py"
+CALLS = "tests/faults/test_every_call.py"
+
+BUGS = (
+    Bug("acknowledged before it is synced", "D2",
+        (("engine/writer.py", "                for file in files:\n                    file.sync()",
+          "                for file in files[:0]:\n                    file.sync()"),), CUT),
+    Bug("no directory sync after a log is created", "D2",
+        (("engine/store.py", "        try:\n            self.dirs.tables.sync()\n",
+          "        try:\n            pass\n"),),
+        f"{IMAGES}::test_without_a_value_log_too[0.0]"),
+    Bug("no sync of a MANIFEST record", "D2",
+        (("engine/manifest/manifest_file.py",
+          "            self._file.pwrite(record, self._end)\n            self._file.sync()",
+          "            self._file.pwrite(record, self._end)"),), CUT),
+    Bug("no directory sync after the MANIFEST is renamed", "D2",
+        (("engine/manifest/manifest_file.py",
+          "            directory.rename(MANIFEST_REWRITE, MANIFEST)\n            directory.sync()",
+          "            directory.rename(MANIFEST_REWRITE, MANIFEST)"),),
+        "tests/engine/manifest/test_manifest_faults.py"),
+    Bug("no directory sync after a flush", "D2",
+        (("engine/memtable/flush.py", "        built = builder.finish()\n        directory.sync()",
+          "        built = builder.finish()"),),
+        f"{IMAGES}::test_without_a_value_log_too[0.0]"),
+    Bug("values not synced before their log goes", "D2",
+        (("engine/background/flushing.py", "durable = self._writer.sync_values()",
+          "durable = None"),
+         ("engine/writer.py",
+          "                files: list[ValueLogWriter | LogWriter] = [*self.sink.open_files(), *sealed]",
+          "                files: list[ValueLogWriter | LogWriter] = [*sealed]")), CUT),
+    Bug("a log is removed before the MANIFEST names its table", "D1",
+        (("engine/store.py", "        self.commit_edit(\n            Edit(\n                add=tuple((0,",
+          "        self.unlink(Kind.WAL, memtable.id)\n        self.commit_edit(\n            Edit(\n"
+          "                add=tuple((0,"),), KILL),
+    Bug("inputs are removed before the MANIFEST changes", "D1",
+        (("engine/store.py", "            self._manifest.append(edit, after)\n",
+          "            for gone in set(self.version.tables) - set(after.tables):\n"
+          "                self.unlink(Kind.TABLE, gone)\n"
+          "            self._manifest.append(edit, after)\n"),), KILL),
+    Bug("frames are not checked in replay", "A",
+        (("engine/log/reader.py",
+          "        if crc32c(data[start : start + length], self.seed ^ length) != crc:\n"
+          "            return None\n", ""),), f"{DAMAGE}::test_a_flipped_bit"),
+    Bug("logs behind damage are replayed", "P",
+        (("engine/recovery.py",
+          "        stopped = not result.tail.sealed and mem_id != needed[-1]  "
+          "# the last one is not blank\n", "        stopped = False\n"),),
+        "tests/engine/test_recovery.py::test_logs_behind_damage_are_set_aside"),
+    Bug("a MANIFEST checksum that does not cover the length", "W",
+        (("engine/manifest/manifest_file.py", "seed ^ len(payload))", "seed)"),
+         ("engine/manifest/manifest_file.py",
+          "_NUMBER.pack(found) + payload, seed ^ length\n", "_NUMBER.pack(found) + payload, seed\n"),
+         ("engine/manifest/manifest_file.py",
+          "if crc == crc32c(_NUMBER.pack(found) + payload, seed ^ length):",
+          "if crc == crc32c(_NUMBER.pack(found) + payload, seed):"),
+         ("engine/manifest/manifest_file.py", "        return not _decodes(rest[PREFIX_BYTES:])",
+          "        return True")), "tests/engine/manifest"),
+    Bug("an older MANIFEST is believed", "R",
+        (("engine/recovery.py", "        if table.meta.max_version > last_timestamp(state):",
+          "        if False:"),),
+        "tests/engine/test_recovery.py::test_an_older_manifest_of_the_same_ids_is_refused"),
+    Bug("blocks are not checked", "W",
+        (("engine/table/reader.py",
+          "if stored_len != len(data) - BLOCK_HEAD_BYTES or crc != crc32c(",
+          "if stored_len != len(data) - BLOCK_HEAD_BYTES or 0 * crc32c("),),
+        f"{DAMAGE}::test_a_flipped_bit[table]"),
+    Bug("values are not checked", "W",
+        (("engine/vlog/reader.py",
+          "if crc32c(view[offset + CHECKED_FROM : after], crc32c(pointer)) != crc:",
+          "if False:"),), f"{DAMAGE}::test_a_flipped_bit[value log]"),
+    Bug("a tombstone is dropped too early", "R",
+        (("engine/compaction/retention.py", "        return at < 0 or self.below[at][1] < key",
+          "        return True"),), "tests/engine/compaction/test_retention.py"),
+    Bug("timestamps begin again after recovery", "M",
+        (("engine/recovery.py", "    return max([state.version.max_ts, *tables, *logs])",
+          "    return max([state.version.max_ts, *tables])"),),
+        "tests/engine/test_recovery.py::test_timestamps_go_on_above_everything_recovered"),
+    Bug("a failed sync is tried again", "D2",
+        (("engine/writer.py",
+          "                for file in files:\n                    file.sync()\n            except OSError as error:\n"
+          "                with self.lock:\n                    raise self._failed_locked(error, final=True) from error\n"
+          "            self.counters.syncs += 1",
+          "                for file in files:\n                    file.sync()\n            except OSError:\n"
+          "                for file in files:\n                    file.sync()\n"
+          "            self.counters.syncs += 1"),),
+        "tests/engine/test_durability.py::test_after_a_failed_sync_nothing_is_written_and_everything_is_read"),
+    Bug("reads are not checked for conflicts", "SSI",
+        (("engine/txn/txn.py", "check=", "check=None and "),), "tests/isolation/test_anomalies.py"),
+    Bug("an answer of an older generation is accepted", "R",
+        (("workers/parent/handle.py",
+          "        if task is None or answer.generation != task.generation:\n            return False",
+          "        if task is None:\n            return False"),),
+        "tests/workers/test_process_pool.py::test_an_answer_of_an_older_generation_is_dropped"),
+    Bug("an output is not checked", "W",
+        (("engine/outputs.py",
+          "        if table.meta.size != file.size or table.file_crc() != file.crc:",
+          "        if False:"),), f"{LIES}::test_a_file[flipped-flush]"),
+    Bug("a flush may lack keys", "D1",
+        (("engine/outputs.py", "if not len(memtable.index) <= count <=", "if not 0 < count <="),),
+        f"{LIES}::test_a_flush_without_a_key"),
+    Bug("entries of a compaction are not counted", "D1",
+        (("engine/outputs.py", "    if there + dropped != expected:", "    if False:"),),
+        f"{LIES}::test_a_file[of_nothing-compaction]"),
+    Bug("damage in an output parks the job", "L",
+        (("engine/outputs.py",
+          "    except (CorruptionError, FormatVersionError, EncryptionKeyError) as error:\n",
+          "    except ZeroDivisionError as error:\n"),), f"{LIES}::test_a_file[cut-flush]"),
+    Bug("a lack of descriptors ends writing", "L",
+        (("engine/fs/files.py",
+          "return isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR", "return False"),),
+        f"{CALLS}::test_what_was_cured_is_taken[no descriptors]"),
+    Bug("a disk that cannot read gives a bare error", "W",
+        (("engine/vlog/writer.py", "        except OSError as error:\n            raise entry_error(",
+          "        except ZeroDivisionError as error:\n            raise entry_error("),),
+        f"{CALLS}::test_some_calls[EIO in reading]"),
+    Bug("a full disk ends writing", "L",
+        (("engine/writer.py", "        if isinstance(error, DiskFullError) and not final:",
+          "        if False:"),), f"{CALLS}::test_what_was_cured_is_taken[full]"),
+    Bug("workers share the lock", "C",
+        (("workers/parent/spawn.py",
+          'return high_fd(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd))',
+          "return high_fd(os.dup(fd))"),), "tests/workers/parent/test_spawn.py"),
+    Bug("the lock is not taken", "C",
+        (("engine/fs/dir_lock.py", "                fcntl.flock(directory.fd, mode)\n                break",
+          "                break"),),
+        "tests/process/test_surroundings.py::test_of_many_that_open_at_once_one_wins"),
+    Bug("files are named by path", "S3",
+        (("engine/fs/files.py", "fd = _high_fd(os.open(name, flags, FILE_MODE, dir_fd=self.fd))",
+          "fd = _high_fd(os.open(f\"{self.path}/{name}\", flags, FILE_MODE))"),),
+        "tests/process/test_surroundings.py::test_a_directory_that_is_renamed_while_open"),
+    Bug("a repair deletes what it replaces", "doctor",
+        (("engine/doctor/repair.py", "        directory.rename(name, aside)\n        directory.sync()\n"
+          "        return aside", "        directory.unlink(name)\n        return aside"),),
+        "tests/engine/doctor/test_doctor.py"),
+    Bug("salvage keeps older versions of lost keys", "R",
+        (("engine/doctor/salvage.py",
+          "        kept = [at for at, key in enumerate(columns.keys) if key != lost_key]",
+          "        kept = list(range(len(columns.keys)))"),), "tests/engine/doctor/test_salvage.py"),
+    Bug("modes follow the umask", "S1",
+        (("engine/fs/files.py", "            os.fchmod(fd, FILE_MODE)", "            pass"),
+         ("engine/fs/files.py", "FILE_MODE: Final = 0o600", "FILE_MODE: Final = 0o666")),
+        "tests/security/test_files.py::test_modes_do_not_depend_on_the_umask"),
+    Bug("anybody's directory is opened", "S1",
+        (("engine/opening.py", "        check_ownership(directory)", "        pass"),),
+        "tests/security/test_files.py::test_a_directory_others_may_write_to_is_refused"),
+    Bug("links are followed", "S2",
+        (("engine/fs/files.py",
+          "flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC",
+          "flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC"),),
+        "tests/security/test_files.py::test_nothing_is_read_through_a_planted_link"),
+    Bug("errors quote keys", "S13",
+        (("engine/table/reader.py",
+          "        return CorruptionError(what, path=self.path, offset=offset, kind=kind)",
+          "        return CorruptionError(f\"{what} near {self.meta.min_key!r}\", path=self.path, "
+          "offset=offset, kind=kind)"),),
+        "tests/security/test_processes.py::test_logs_and_errors_hold_no_key_and_no_value"),
+    Bug("frames are not bounded", "S5",
+        (("workers/wire/framing.py", "                if not 0 < length <= MAX_PAYLOAD:",
+          "                if not 0 < length:"),), "tests/workers/wire/test_framing.py"),
+)  # fmt: skip
+
+
+def caught(bug: Bug, tree: Path, package: Path) -> str:
+    """Plant it, run its test, take it out again; an empty text when the test failed."""
+    before = {file: (tree / file).read_text() for file, _, _ in bug.changes}
+    now = dict(before)
+    for file, old, new in bug.changes:
+        if old not in now[file]:
+            return f"does not apply to {file}"
+        now[file] = now[file].replace(old, new)
+    for file, text in now.items():
+        (tree / file).write_text(text)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider",
+             "-m", "not long", bug.test],
+            cwd=tree, env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+    finally:
+        for file, text in before.items():
+            (tree / file).write_text(text)
+    if done.returncode == 1:
+        return ""
+    return "the test passes" if done.returncode == 0 else f"the test did not run: {done.stdout}"
+
+
+def table() -> str:
+    lines = ["| planted | breaks | caught by |", "| --- | --- | --- |"]
+    lines += [f"| {bug.name} | {bug.rule} | `{bug.test}` |" for bug in BUGS]
+    return "\n".join(lines)
+
+
+def main(names: list[str]) -> int:
+    if names == ["--table"]:
+        print(table())
+        return 0
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="meles-planted-") as home:
+        tree, package = Path(home) / "tree", Path(home) / "package"
+        shutil.copytree(ROOT, tree, ignore=SKIPPED, symlinks=True)
+        package.mkdir()
+        (package / "meles").symlink_to(tree)
+        for bug in BUGS:
+            if names and bug.name not in names:
+                continue
+            problem = caught(bug, tree, package)
+            missed += bool(problem)
+            said = f"NOT CAUGHT ({problem})" if problem else "caught"
+            print(f"{said:<8} {bug.rule:<6} {bug.name}  [{bug.test}]", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""Odd surroundings: paths, directories that move, copies of a live directory, races to open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import meles
+import pytest
+from story import OPTIONS, Story
+
+NAMES = [
+    b"with space", b"new\nline", b"\xff\xfe not utf-8", "grün".encode(), b"x" * 255, b"-rf",
+    b"%s{}$(true)`", b"'quoted\"",
+]  # fmt: skip
+ROUND = """
+import os, sys
+import meles
+where = os.fsdecode(bytes.fromhex(sys.argv[1]))
+for n in range(2):
+    with meles.open(where, sync="none") as db:
+        for key in range(50):
+            db[b"%d" % key] = b"v" * 2000
+        db.flush(60)
+        db.flatten(timeout=60)
+        assert db.workers()[0].pid
+        assert db.verify(values=True).ok
+        assert db.health().status == "ok", db.health()
+with meles.open(where, mode="read_only") as db:
+    assert len(list(db.items())) == 50
+print("fine")
+"""
+
+
+def run(where: bytes, **how: object) -> None:
+    command = [sys.executable, "-W", "error", "-c", ROUND, where.hex()]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=100, **how)  # type: ignore[call-overload]
+    assert done.stdout == b"fine\n", done.stderr.decode()
+
+
+def test_names_of_directories(tmp_path):
+    run(os.path.join(os.fsencode(tmp_path), *NAMES))
+
+
+@pytest.mark.parametrize(("locale", "umask"), [("POSIX", 0o777), ("C.UTF-8", 0)], ids=str)
+def test_locales_and_umasks(tmp_path, locale, umask):
+    run(os.fsencode(tmp_path / "db"), env={**os.environ, "LANG": locale, "LC_ALL": locale},
+        umask=umask)  # fmt: skip
+
+
+def test_a_relative_path_from_a_directory_that_is_left_and_removed(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with meles.open("db", **OPTIONS) as db:
+        monkeypatch.chdir("/")
+        story = Story()
+        story.go_on(db)
+    assert story.errors == []
+    assert (tmp_path / "here" / "db" / "MANIFEST").exists()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with meles.open(tmp_path / "here" / "db", mode="read_only") as db:
+        assert dict(db.items()) == story.states[-1]
+
+
+# -- directories that move -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["inline", "process"])
+def test_a_directory_that_is_renamed_while_open(tmp_path, workers):
+    """Names are those of the open directory: nothing lands in another that takes its path."""
+    home, story = tmp_path / "db", Story({**OPTIONS, "workers": workers})
+    with meles.open(home, **story.options) as db:
+        story.commit(db, {b"before": b"x" * 2000})
+        home.rename(tmp_path / "moved")
+        home.mkdir(mode=0o700)
+        story.go_on(db)
+        assert story.errors == []
+        with meles.open(home, **OPTIONS) as other:  # another directory, another database
+            assert list(other.items()) == []
+    story.judge(tmp_path / "moved")
+
+
+@pytest.mark.parametrize("workers", ["inline", "process"])
+def test_a_directory_that_is_removed_while_open(tmp_path, workers):
+    home, story = tmp_path / "db", Story({**OPTIONS, "workers": workers})
+    db = meles.open(home, **{**story.options, "write_stall_timeout": 1.0, "close_timeout": 5.0})
+    story.commit(db, {b"before": b"x" * 2000})
+    shutil.rmtree(home)
+    story.go_on(db)
+    assert story.errors  # typed, or `go_on` would have raised
+    assert db.health().status != "ok"
+    assert not db.close().clean
+    assert not home.exists()
+
+
+# -- copies and races ----------------------------------------------------------------------------
+
+
+def test_copies_of_a_live_directory_are_consistent_or_refused(shm_path):
+    """Copied file by file while it is written: a prefix of the commits, or a typed error."""
+    home, over = shm_path / "db", threading.Event()
+    options = {**OPTIONS, "workers": "thread", "sync": "none"}
+    outcomes = {"opened": 0, "refused": 0}
+    with meles.open(home, **options) as db:
+
+        def write():
+            number = 0
+            while not over.is_set():
+                number += 1
+                with db.update() as txn:
+                    txn[b"n"] = b"%d" % number
+                    txn[b"k%d" % (number % 50)] = b"%d " % number * 300
+                    txn[b"m%d" % (number % 50)] = b"%d" % number
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for n in range(12):
+                copy = shm_path / f"copy{n}"
+                copy.mkdir(mode=0o700)
+                for name in sorted(os.listdir(home)):
+                    try:
+                        shutil.copyfile(home / name, copy / name)
+                    except FileNotFoundError:
+                        continue
+                outcomes[look(copy)] += 1
+                shutil.rmtree(copy)
+        finally:
+            over.set()
+            writer.join()
+    assert sum(outcomes.values()) == 12
+
+
+def look(copy: Path) -> str:
+    try:
+        with meles.open(copy, mode="read_only") as db:
+            newest = int(db.get(b"n", b"0"))
+            for slot in range(50):
+                number = int(db.get(b"m%d" % slot, b"0"))
+                assert number <= newest
+                assert number == 0 or number > newest - 50
+                assert number == 0 or db.get(b"k%d" % slot) == b"%d " % number * 300
+    except meles.CorruptionError:
+        return "refused"
+    return "opened"
+
+
+RACER = """
+import sys, time
+import meles
+print("here", flush=True)
+sys.stdin.readline()
+try:
+    with meles.open(sys.argv[1], workers="inline") as db:
+        print("won", flush=True)
+        sys.stdin.readline()
+except meles.LockedError as error:
+    print("lost", error.pid, flush=True)
+"""
+
+
+def test_of_many_that_open_at_once_one_wins(tmp_path):
+    """By its path, through a link, and by a relative path."""
+    home = tmp_path / "db"
+    meles.open(home, workers="inline").close()
+    (tmp_path / "link").symlink_to(home)
+    paths = [str(home), str(tmp_path / "link"), "db", "./link/../db"]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, paths[n % 4]], cwd=tmp_path, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for n in range(6)
+    ]  # fmt: skip
+    try:
+        for racer in racers:
+            assert racer.stdout.readline() == b"here\n"
+        for racer in racers:
+            racer.stdin.write(b"\n")
+        said = [racer.stdout.readline().split() for racer in racers]
+        won = [racer for racer, words in zip(racers, said, strict=True) if words == [b"won"]]
+        assert len(won) == 1
+        assert {words[1] for words in said if words[0] == b"lost"} <= {b"%d" % won[0].pid, b"None"}
+    finally:
+        for racer in racers:
+            racer.stdin.close()
+            racer.wait(60)
+            racer.stdout.close()
