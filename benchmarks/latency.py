@@ -139,7 +139,12 @@ def timeline(report: Report, seconds: float) -> None:
     busy: dict[str, list[float]] = {}
     with home() as path:
         # small value-log files, and few keys, so that there is garbage to collect
-        engine = Meles(path, **SMALL, value_threshold=64, value_log_file_size="16MiB")
+        engine = Meles(
+            path,
+            **{**SMALL, "memtable_size": "256KiB"},
+            value_threshold=64,
+            value_log_file_size="16MiB",
+        )
         db = engine.db
         rng = random.Random(6)
 

@@ -112,10 +112,8 @@ def many_tables(report: Report, rounds: int, counts: tuple[int, ...] = (10, 100,
             engine = Meles(path, memtable_size="1MiB", workers="inline", num_compactors=0,
                            num_level_zero_tables_stall=10_000)  # fmt: skip
             rng = random.Random(4)
-            values, keys = (
-                make_values(900),
-                sorted(rng.randbytes(KEY_BYTES) for _ in range(100 * count)),
-            )
+            values = make_values(900)
+            keys = sorted(rng.randbytes(KEY_BYTES) for _ in range(100 * count))
             for at in range(0, len(keys), 100):  # a table each; none overlaps another
                 engine.batch_all(keys[at : at + 100], values)
                 engine.db.flush()
