@@ -30,6 +30,7 @@ from meles.engine.options import Options
 from meles.engine.run_job import JobDirs
 from meles.engine.store import Store
 from meles.engine.table.cache import BlockCache
+from meles.engine.table.index_cache import IndexCache
 from meles.engine.txn.oracle import Oracle
 
 MODES = ("own", "read_only", "memory")
@@ -144,6 +145,7 @@ def open_manifest(opening: Opening) -> None:
 
 def make_caches(opening: Opening) -> None:
     opening.files.cache = BlockCache(opening.options.block_cache_size)
+    opening.files.indexes = IndexCache(opening.options.index_cache_size)
 
 
 def check_keys(opening: Opening) -> None:
@@ -175,7 +177,7 @@ def make_store(opening: Opening) -> None:
     files = opening.files
     opening.store = Store(
         files.dirs, opening.options, files.manifest, files.version,
-        next_mem=files.next_mem, cache=files.cache,
+        next_mem=files.next_mem, cache=files.cache, indexes=files.indexes,
     )  # fmt: skip
     opening.store.add_open_files(files.tables, files.values)
 
