@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from meles.engine import recovery
+from meles.engine.codec.compression import require
 from meles.engine.engine import Engine
 from meles.engine.errors import ConfigError, DirectoryMissingError, InvariantError
 from meles.engine.fs.dir_lock import DirectoryLock
@@ -143,6 +144,15 @@ def open_manifest(opening: Opening) -> None:
     recovery.open_manifest(opening.files)
 
 
+def check_codecs(opening: Opening) -> None:
+    """Before anything is changed: a codec that is missing would stop every flush, or every read."""
+    codecs = {table.compression for _, table in opening.files.version.walk()}
+    if not opening.read_only:
+        codecs.add(opening.options.compression)
+    for codec in sorted(codecs):
+        require(codec)
+
+
 def make_caches(opening: Opening) -> None:
     opening.files.cache = BlockCache(opening.options.block_cache_size)
     opening.files.indexes = IndexCache(opening.options.index_cache_size)
@@ -208,6 +218,7 @@ FILE_STEPS: list[Step] = [
     ("lock directory", lock_directory),
     ("lock value directory", lock_value_directory),
     ("open MANIFEST", open_manifest),
+    ("check codecs", check_codecs),
     ("make caches", make_caches),
     ("check keys", check_keys),
     ("recover value log", recover_values),
