@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from meles.engine import recovery
+from meles.engine.codec.compression import require
 from meles.engine.engine import Engine
 from meles.engine.errors import ConfigError, DirectoryMissingError, InvariantError
 from meles.engine.fs.dir_lock import DirectoryLock
@@ -31,6 +32,7 @@ from meles.engine.options import Options
 from meles.engine.run_job import JobDirs
 from meles.engine.store import Store
 from meles.engine.table.cache import BlockCache
+from meles.engine.table.index_cache import IndexCache
 from meles.engine.txn.oracle import Oracle
 
 MODES = ("own", "read_only", "memory")
@@ -145,8 +147,18 @@ def open_manifest(opening: Opening) -> None:
     recovery.open_manifest(opening.files)
 
 
+def check_codecs(opening: Opening) -> None:
+    """Before anything is changed: a codec that is missing would stop every flush, or every read."""
+    codecs = {table.compression for _, table in opening.files.version.walk()}
+    if not opening.read_only:
+        codecs.add(opening.options.compression)
+    for codec in sorted(codecs):
+        require(codec)
+
+
 def make_caches(opening: Opening) -> None:
     opening.files.cache = BlockCache(opening.options.block_cache_size)
+    opening.files.indexes = IndexCache(opening.options.index_cache_size)
 
 
 def check_keys(opening: Opening) -> None:
@@ -178,7 +190,7 @@ def make_store(opening: Opening) -> None:
     files = opening.files
     opening.store = Store(
         files.dirs, opening.options, files.manifest, files.version,
-        next_mem=files.next_mem, cache=files.cache,
+        next_mem=files.next_mem, cache=files.cache, indexes=files.indexes,
     )  # fmt: skip
     opening.store.add_open_files(files.tables, files.values)
 
@@ -209,6 +221,7 @@ FILE_STEPS: list[Step] = [
     ("lock directory", lock_directory),
     ("lock value directory", lock_value_directory),
     ("open MANIFEST", open_manifest),
+    ("check codecs", check_codecs),
     ("make caches", make_caches),
     ("check keys", check_keys),
     ("recover value log", recover_values),

@@ -158,6 +158,18 @@ def memory_or_none(value: object) -> int | None:
     return size(32 * MIB, 1 << 50)(value)
 
 
+def budget_or_none(value: object) -> int | None:
+    """A memory budget in bytes; an empty text is none. How small is too small depends on others."""
+    if value is None or (isinstance(value, str) and not value):
+        return None
+    return size(MIB, 1 << 50)(value)
+
+
+def left_open(check: Callable[[object], int]) -> Callable[[object], int | None]:
+    """A size, or nothing: it then follows from others."""
+    return lambda value: None if value is None else check(value)
+
+
 def compactors(value: object) -> int:
     """A number of workers; nothing chooses by the processors there are."""
     if value is None:

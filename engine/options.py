@@ -21,6 +21,7 @@ from typing import Any, Final
 from meles.engine import option_checks as checks
 from meles.engine.errors import ConfigError
 from meles.engine.ids import MAX_LEVELS
+from meles.engine.memory_budget import block_room, index_room, sizes_for
 from meles.engine.option_checks import GIB, KIB, MIB, Refused, shown
 
 
@@ -64,9 +65,15 @@ class Options:
     zstd_level: int = _opt(
         1, checks.integer(1, 22), "ZSTDCompressionLevel", "level of the zstd codec"
     )
+    memory_budget: int | None = _opt(
+        None,
+        checks.budget_or_none,
+        "",
+        "bytes all processes may take together; sizes left open follow from it; nothing: no budget",
+    )
     memtable_size: int = _opt(
-        64 * MIB,
-        checks.size(64 * KIB, 1 << 31),
+        None,
+        checks.left_open(checks.size(64 * KIB, 1 << 31)),
         "MemTableSize",
         "bytes of write-ahead log at which a memtable is flushed",
     )
@@ -126,10 +133,16 @@ class Options:
         "wanted false-positive rate; 0: no filter",
     )
     block_cache_size: int = _opt(
-        256 * MIB, checks.size(0, 1 << 50), "BlockCacheSize", "bytes of decoded blocks kept"
+        None,
+        checks.left_open(checks.size(0, 1 << 50)),
+        "BlockCacheSize",
+        "bytes of decoded blocks kept",
     )
     index_cache_size: int = _opt(
-        0, checks.size(0, 1 << 50), "IndexCacheSize", "bytes of decoded table indexes kept; 0: all"
+        None,
+        checks.left_open(checks.size(0, 1 << 50)),
+        "IndexCacheSize",
+        "bytes of table indexes and filters kept; 0: all",
     )
     num_level_zero_tables: int = _opt(
         5,
@@ -207,7 +220,7 @@ class Options:
         None,
         checks.memory_or_none,
         "",
-        "bytes of address space a worker may use; nothing: no limit",
+        "bytes of memory of its own a worker may use; nothing: no limit",
     )
     close_timeout: float = _opt(10.0, checks.seconds(0.1, 86400), "", "seconds close() may take")
     write_stall_timeout: float = _opt(
@@ -224,7 +237,8 @@ class Options:
             except Refused as allowed:
                 raise _refusal(name, getattr(self, name), str(allowed), "keyword") from None
         given = {name: "keyword" for name in FIELDS if getattr(self, name) != FIELDS[name].default}
-        _check_together({name: getattr(self, name) for name in FIELDS}, given)
+        for name, size in _settled({name: getattr(self, name) for name in FIELDS}, given).items():
+            object.__setattr__(self, name, size)
 
     @property
     def txn_limit(self) -> int:
@@ -235,8 +249,8 @@ class Options:
         """Without the encryption key: options end up in logs."""
         given = (
             f"{name}={'<set>' if name == 'encryption_key' and value else value!r}"
-            for name in FIELDS
-            if (value := getattr(self, name)) != FIELDS[name].default
+            for name, plain in _plain().items()
+            if (value := getattr(self, name)) != plain
         )
         return f"Options({', '.join(given)})"
 
@@ -253,12 +267,44 @@ def _refusal(name: str, value: object, allowed: str, origin: str) -> ConfigError
     return ConfigError(f"option {name}={text} (from {origin}): allowed is {allowed}")
 
 
+def _plain() -> dict[str, Any]:
+    """What each option is when nothing is given."""
+    plain = {name: spec.metadata["check"](spec.default) for name, spec in FIELDS.items()}
+    return {**plain, **sizes_for(plain)}
+
+
+def _settled(values: Mapping[str, Any], origin: Mapping[str, str]) -> dict[str, int | None]:
+    """The sizes left open, found; raises `ConfigError` when options do not go together.
+
+    `origin` lacks the options that have their default.
+    """
+    try:
+        sizes = sizes_for(values)
+    except Refused as allowed:
+        budget = values["memory_budget"]
+        where = origin.get("memory_budget", "the default")
+        raise _refusal("memory_budget", budget, str(allowed), where) from None
+    _check_together({**values, **sizes}, origin)
+    return sizes
+
+
 def _check_together(values: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    """The rules that involve two options; `origin` lacks those that have their default."""
+    block_size, table_size = values["block_size"], values["base_table_size"]
+    _check_cache("block_cache_size", block_room(block_size), "a block", values, origin)
+    room = index_room(table_size, min(block_size, table_size))
+    _check_cache("index_cache_size", room, "a table's index", values, origin)
     for name, holds, other, how in _PAIRS:
         if not holds(values[name], values[other]):
             limit = f"{how} {other} ({values[other]:,}, from {origin.get(other, 'the default')})"
             raise _refusal(name, values[name], limit, origin.get(name, "the default"))
+
+
+def _check_cache(
+    name: str, room: int, what: str, values: Mapping[str, Any], origin: Mapping[str, str]
+) -> None:
+    if 0 < values[name] < room:
+        limit = f"0, or at least {room:,} bytes, for {what}"
+        raise _refusal(name, values[name], limit, origin.get(name, "the default"))
 
 
 def _unknown(name: str, origin: str) -> ConfigError:
@@ -326,5 +372,6 @@ def load_with_origin(
             take(name, text, f"environment variable {variable}")
     for name, value in keywords.items():
         take(name, value, "keyword")
-    _check_together({name: chosen.get(name, FIELDS[name].default) for name in FIELDS}, origin)
+    values = {name: spec.metadata["check"](spec.default) for name, spec in FIELDS.items()}
+    _settled({**values, **chosen}, origin)
     return Options(**chosen), origin  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ from meles.engine.options import Options
 from meles.engine.reports import Recovery
 from meles.engine.run_job import JobDirs
 from meles.engine.table.cache import BlockCache
+from meles.engine.table.index_cache import IndexCache
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.recover import recover_tail, seal_recovered
@@ -58,6 +59,7 @@ class Recovering:
     read_only: bool
     cache: BlockCache
     unwind: ExitStack  # runs only if opening fails
+    indexes: IndexCache | None = None
     manifest: ManifestFile | None = None
     version: Version = field(default_factory=lambda: Version.empty(1))
     sealed: list[Memtable] = field(default_factory=list)  # newest first
@@ -312,7 +314,7 @@ def open_tables(state: Recovering) -> None:
     metas = [meta for _, meta in version.walk()]
 
     def open_one(table_id: int, crc: int) -> Table:
-        table = Table(directory, table_id, crc=crc, cache=state.cache)
+        table = Table(directory, table_id, crc=crc, cache=state.cache, indexes=state.indexes)
         state.unwind.callback(table.close)
         return table
 

@@ -253,7 +253,12 @@ class Stats:
     dropped_entries: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    cache_hit_ratio: float = 0.0
     cache_bytes: int = 0
+    cache_evictions: int = 0
+    index_cache_bytes: int = 0
+    index_cache_loads: int = 0
+    index_cache_evictions: int = 0
     published_ts: int = 0
     discard_ts: int = 0
     readers: int = 0

@@ -38,7 +38,7 @@ def make_stats(engine: Engine, recovery: Recovery, workers: list[WorkerInfo], su
     store, oracle = engine.store, engine.oracle
     wrote, flush, compact, gc = sums.wrote, sums.flush, sums.compact, sums.gc
     written = sums.logged_bytes + flush.written_bytes + compact.written_bytes + gc.written_bytes
-    cache = store.cache.stats() if store.cache is not None else None
+    cache, indexes = store.cache_picture()
     return Stats(
         levels=inspection.level_infos(store.version, engine.options),
         memtables=inspection.memtable_infos(store.view),
@@ -68,9 +68,14 @@ def make_stats(engine: Engine, recovery: Recovery, workers: list[WorkerInfo], su
         flush_written_bytes=flush.written_bytes,
         gc_written_bytes=gc.written_bytes,
         dropped_entries=compact.dropped_entries,
-        cache_hits=0 if cache is None else cache.hits,
-        cache_misses=0 if cache is None else cache.misses,
-        cache_bytes=0 if cache is None else cache.size,
+        cache_hits=cache.hits,
+        cache_misses=cache.misses,
+        cache_hit_ratio=cache.hit_ratio,
+        cache_bytes=cache.size,
+        cache_evictions=cache.evictions,
+        index_cache_bytes=indexes.size,
+        index_cache_loads=indexes.loads,
+        index_cache_evictions=indexes.evictions,
         published_ts=oracle.published,
         discard_ts=oracle.discard_ts(),
         readers=len(oracle.readers()),

@@ -31,7 +31,8 @@ from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.read_view import ReadView
 from meles.engine.run_job import JobDirs
-from meles.engine.table.cache import BlockCache
+from meles.engine.table.cache import NO_BLOCKS, BlockCache, CacheStats
+from meles.engine.table.index_cache import NO_INDEXES, IndexCache, IndexCacheStats
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.value_log import ValueLogView, ValueSource
@@ -53,11 +54,13 @@ class Store:
         *,
         next_mem: int,
         cache: BlockCache | None = None,
+        indexes: IndexCache | None = None,
     ) -> None:
         # fixed after construction
         self.dirs = dirs
         self.options = options
         self.cache = cache
+        self.indexes = indexes
         self._manifest = manifest  # None: read-only
         # under _lock (writing; reading one attribute needs none)
         self._lock = threading.Lock()
@@ -104,7 +107,12 @@ class Store:
         )
 
     def open_table(self, table_id: int, crc: int) -> Table:
-        return Table(self.dirs.tables, table_id, crc=crc, cache=self.cache)
+        return Table(self.dirs.tables, table_id, crc=crc, cache=self.cache, indexes=self.indexes)
+
+    def cache_picture(self) -> tuple[CacheStats, IndexCacheStats]:
+        """What the caches hold and did since opening."""
+        blocks = NO_BLOCKS if self.cache is None else self.cache.stats()
+        return blocks, NO_INDEXES if self.indexes is None else self.indexes.stats()
 
     def add_open_files(self, tables: Iterable[Table], values: Iterable[ValueSource]) -> None:
         """What recovery opened; before `start`."""

@@ -4,11 +4,13 @@ Runs in: supervisor, on the control thread.
 Invariants: (1) an idle database holds little in logs: after `QUIET_SECONDS` without a commit a
 memtable worth a table is flushed; (2) a value-log file still appended to is sealed when enough of
 its flushed part is garbage, so that GC can take it without waiting until it is full; (3) the other
-kinds of work are asked again once nobody writes: some of theirs waits for that.
+kinds of work are asked again once nobody writes: some of theirs waits for that; (4) the
+caches are watched on the same occasions.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from meles.engine.background.scheduler import Scheduler
@@ -16,6 +18,7 @@ from meles.engine.background.stillness import QUIET_SECONDS, Stillness
 from meles.engine.errors import InvariantError
 from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
+from meles.engine.table.cache_health import CacheHealth
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.writer import Writer
 
@@ -36,6 +39,7 @@ class Idling:
         self._writer = writer
         self._scheduler = scheduler
         self._stillness = stillness
+        self._caches = CacheHealth(store.cache_picture, time.monotonic())
         self._timer_set = False
         self._judged = (-1, False)
 
@@ -53,6 +57,7 @@ class Idling:
 
     def _tick(self) -> None:
         self._timer_set = False
+        self._caches.look(time.monotonic())
         self._scheduler.poke()
 
     def _held(self, log_bytes: int) -> int:

@@ -219,7 +219,7 @@ cdef class Merger:
         """Have Python unpack the block that is due, or say what is wrong with it."""
         cdef Source* s = &self._sources[self._turn]
         cdef TableBlocks table = self._tables[self._turn]
-        cdef bytes raw = table._fetch(s.block)
+        cdef bytes raw = table._fetch(s.block, True)
         if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), &s.payload):
             raise table._damaged(
                 "payload header does not fit the payload", load64(s.offsets + 8 * s.block)

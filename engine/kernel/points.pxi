@@ -83,6 +83,8 @@ cdef class Points:
             blocks = (<object>place.table).blocks()
             if blocks is None:
                 raise TypeError("a table without blocks")
+            if not blocks.lasting:               # the index cache decides how long it stays
+                return blocks
             if place.blocks == NULL:             # another thread may have been first
                 Py_INCREF(blocks)
                 place.blocks = <PyObject*>blocks

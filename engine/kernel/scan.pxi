@@ -66,7 +66,7 @@ cdef class _Source:
                 )
             self._last_block = self._block + 1 >= self._blocks.count
         self._block += 1
-        self._owner = self._blocks.payload(self._block, &self._payload)
+        self._owner = self._blocks.payload(self._block, &self._payload, True)
         self._nth, self._stop = 0, self._payload.count
         self._last_block = self._block + 1 >= self._blocks.count
         if self._low is not None:

@@ -51,14 +51,17 @@ cdef class TableBlocks:
     cdef object _damaged
     cdef object _closed
     cdef readonly Py_ssize_t checks     # checksums taken
+    cdef bint lasting                   # a view may keep this for as long as it lives
+    cdef object __weakref__
 
     def __cinit__(
         self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
         bytes filter not None, int pattern_bits, fetch, damaged, closed,
+        bint lasting=True,
     ):
         """`index` and `filter` are sections whose checksums held; `filter` is its lines alone.
 
-        `fetch(number)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
+        `fetch(number, scanning)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
         error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
         self._checked = NULL
@@ -75,6 +78,7 @@ cdef class TableBlocks:
         self._pattern_bits = pattern_bits
         self._seed = seed
         self._fetch = fetch
+        self.lasting = lasting
         self._damaged = damaged
         self._closed = closed
         self._mapping = Mapped(mapping)
@@ -177,7 +181,7 @@ cdef class TableBlocks:
 
     # -- blocks ----------------------------------------------------------------------------------
 
-    cdef object payload(self, Py_ssize_t nth, Payload* out):
+    cdef object payload(self, Py_ssize_t nth, Payload* out, bint scanning):
         """Open a block's payload; what is returned keeps it readable (None: the mapping does)."""
         cdef const uint8_t* at
         cdef uint64_t offset
@@ -191,7 +195,7 @@ cdef class TableBlocks:
         size = self._size(nth) - BLOCK_HEAD_BYTES
         at = self._base + offset
         if at[12] or load32(at + 8) != size:     # a codec, or damage that looks like one
-            raw = self._fetch(nth)
+            raw = self._fetch(nth, scanning)
             if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), out):
                 raise self._damaged("payload header does not fit the payload", offset)
             return raw
@@ -231,7 +235,7 @@ cdef class TableBlocks:
         cdef const uint8_t* last
         cdef int found
         while nth < self.count:
-            owner = self.payload(nth, &payload)
+            owner = self.payload(nth, &payload, False)
             found = find_entry(&payload, key, size, ts, out)
             if found > 0:
                 if owner is not None:

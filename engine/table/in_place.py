@@ -27,7 +27,7 @@ def open_in_place(table: Table, kernel: Any) -> Any:
             footer.bloom.offset,
             b"",
             0,
-            lambda number: table.load(number).raw,
+            lambda number, _scanning: table.load(number).raw,
             lambda what, offset: CorruptionError(
                 what, path=table.path, offset=offset, kind="table block"
             ),

@@ -28,6 +28,7 @@ from meles.engine.table.layout import (
     INDEX_ROW_BYTES,
 )
 
+_ROW_COST: Final = 4 * 40 + 8 + 41  # of memory, per block: four numbers, the flags, a key
 _SHARES: Final = 8  # finer than what a rewrite is decided by
 
 
@@ -86,6 +87,11 @@ def decode_index(data: bytes, blocks: int, blocks_end: int, offset: int, path: s
     if not min(entries) or max(flags) > FLAG_MASK:
         raise damaged("entry counts or flags are not valid")
     return Index(starts, max_versions, sizes, entries, flags, last_keys)
+
+
+def index_cost(index: Index, encoded: int) -> int:
+    """Bytes of memory a decoded index takes; `encoded` are those of its section."""
+    return encoded + len(index) * (_ROW_COST - INDEX_ROW_BYTES)
 
 
 def expiry_shares(expiries: Iterable[int]) -> tuple[int, ...]:

@@ -31,7 +31,8 @@ from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
 from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
 from meles.engine.table.cache import BlockCache
-from meles.engine.table.index import Index, decode_index, decode_properties
+from meles.engine.table.index import Index, decode_index, decode_properties, index_cost
+from meles.engine.table.index_cache import IndexCache
 from meles.engine.table.layout import (
     BLOCK_HEAD,
     BLOCK_HEAD_BYTES,
@@ -61,6 +62,7 @@ class Table:
         *,
         crc: int = 0,
         cache: BlockCache | None = None,
+        indexes: IndexCache | None = None,
     ) -> None:
         """Map the file and check its frame. `crc` is the whole file's, 0 = not known."""
         name = file_name(Kind.TABLE, table_id)
@@ -77,6 +79,7 @@ class Table:
         except BaseException:
             self._map.close()
             raise
+        self._indexes = indexes
         self._cache = cache
         self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
 
@@ -102,9 +105,11 @@ class Table:
         )
         if self.meta.id != self.id:
             raise self._damaged("properties of another table", section.offset, "table properties")
+        self.index_used = False
         self._index: Index | None = None
         self._probe: Callable[[int], bool] | None = None
         self._readers: list[Any] = []  # the first is everybody's
+        self._evicted: list[ref[Any]] = []  # readers that somebody may still hold
 
     def _damaged(self, what: str, offset: int, kind: str) -> CorruptionError:
         return CorruptionError(what, path=self.path, offset=offset, kind=kind)
@@ -138,12 +143,14 @@ class Table:
     def index(self) -> Index:
         """The block index, decoded on first use. Not to be changed."""
         index = self._index
+        self.index_used = True
         if index is None:
             section = self._footer.index
             data = self._section(section, "table index")
             blocks_end = self._footer.bloom.offset
             index = decode_index(data, self._footer.blocks, blocks_end, section.offset, self.path)
             self._index = index
+            self._charge(index_cost(index, len(data)))
         return index
 
     def extent(self) -> tuple[int, bytes]:
@@ -153,19 +160,35 @@ class Table:
             return found
         return sum(self.index.entries), self.index.last_keys[-1]
 
+    def _charge(self, cost: int) -> None:
+        indexes = self._indexes
+        if indexes is not None:
+            indexes.charge(self, cost)
+
+    def forget_index(self) -> None:
+        """Let go of index, filter and compiled reader; they are read again when next needed."""
+        readers, self._readers = self._readers, []
+        still = [evicted for evicted in self._evicted if evicted() is not None]
+        self._evicted = still + [ref(reader) for reader in readers]
+        self._index = self._probe = None
+
     def may_contain(self, digest: int) -> bool:
         """False only if no key with this `key_hash` is here."""
         probe = self._probe
+        self.index_used = True
         if probe is None:
             section = self._footer.bloom
             data = self._section(section, "table filter")
             probe = self._probe = decode_bloom(data, section.offset, self.path)
+            self._charge(len(data))
         return probe(digest)
 
     def blocks(self) -> Any:
         """The compiled reader of this table, made on first use (`kernel.NATIVE.TableBlocks`)."""
         readers = self._readers
+        self.index_used = True
         if not readers:
+            indexes = self._indexes
             footer, mapping = self._footer, self._map
             index = self._section(footer.index, "table index")
             bloom = self._section(footer.bloom, "table filter")
@@ -175,6 +198,7 @@ class Table:
                     mapping, self._seed, index, footer.blocks, footer.bloom.offset, lines,
                     pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
                     partial(ClosedError, f"table {self.path} is closed"),
+                    lasting=indexes is None or not indexes.bounded,
                 )  # fmt: skip
             except ValueError as error:
                 if self._map is not mapping:
@@ -184,19 +208,24 @@ class Table:
             if self._map is not mapping:  # closed meanwhile, and `close` did not see it
                 blocks.close()
                 raise self._refusal()
+            if self._readers is not readers:  # evicted meanwhile: `close` has to know of it still
+                self._evicted.append(ref(blocks))
+            self._charge(len(index) + len(lines) + footer.blocks)
         return readers[0]
 
     def _refusal(self) -> ClosedError:
         return ClosedError(f"table {self.path} is closed")
 
-    def _fetcher(self) -> Callable[[int], bytes]:
+    def _fetcher(self) -> Callable[[int, bool], bytes]:
         """Gives payloads of blocks with a codec, without keeping the table alive."""
         table = ref(self)
 
-        def fetch(number: int) -> bytes:
+        def fetch(number: int, scanning: bool) -> bytes:
             found = table()
             if found is None:
                 raise ClosedError("the table is closed")
+            if scanning:  # one scan must not empty the cache
+                return (found._shelf.get(number) or found.load(number)).raw
             return found._block(number).raw
 
         return fetch
@@ -239,6 +268,7 @@ class Table:
     def get(self, key: bytes, ts: int) -> Found | None:
         """The newest version <= ts of the key: (version, user << 8 | meta, expiry ms, value)."""
         probe = self._probe
+        self.index_used = True
         digest = key_hash(key)
         if not (self.may_contain(digest) if probe is None else probe(digest)):
             return None
@@ -306,6 +336,13 @@ class Table:
         readers, self._readers = self._readers, []
         for nth in range(len(readers)):
             readers[nth].close()
+        for evicted in self._evicted:
+            if (reader := evicted()) is not None:
+                reader.close()
+                del reader
+        indexes, self._indexes = self._indexes, None
+        if indexes is not None:
+            indexes.release(self)
         del readers  # with them the mapping goes, if nobody else looks at it
         if cache is not None:
             cache.close(self.id)

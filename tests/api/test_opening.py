@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -330,3 +332,48 @@ def test_an_idle_database_is_small_whatever_its_options(
     stats = [path.stat() for path in (tmp_path / "db").rglob("*")]
     assert sum(stat.st_size for stat in stats) < 16 << 20
     assert sum(stat.st_blocks * 512 for stat in stats) < 16 << 20
+
+
+WITHOUT_LZ4 = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "lz4":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Missing())
+import meles
+path, mode, compression = sys.argv[1:]
+try:
+    meles.open(path, mode=mode, compression=compression).close()
+except meles.ConfigError as error:
+    print(error.message)
+"""
+
+
+def open_without_lz4(path: Path, mode: str, compression: str) -> str:
+    command = [sys.executable, "-P", "-c", WITHOUT_LZ4, str(path), mode, compression]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_codec_that_is_not_installed_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    assert "module 'lz4.block' is missing" in open_without_lz4(tmp_path / "db", "own", "lz4")
+    assert tree(tmp_path) == []
+    assert open_without_lz4(tmp_path / "db", "own", "zstd") == ""
+
+
+def test_tables_whose_codec_is_not_installed_are_refused_untouched(
+    open_db: OpenDB, tmp_path: Path
+) -> None:
+    with open_db(compression="lz4") as db:
+        db[b"k"] = b"v" * 500
+        db.flush()
+    before = {path: path.read_bytes() for path in (tmp_path / "db").iterdir()}
+    for mode in ("own", "read_only"):
+        assert "'lz4.block' is missing" in open_without_lz4(tmp_path / "db", mode, "none")
+        assert {path: path.read_bytes() for path in (tmp_path / "db").iterdir()} == before
+    with open_db() as db:
+        assert db[b"k"] == b"v" * 500

@@ -296,3 +296,21 @@ def test_space_says_what_holds_each_byte(filled: meles.DB) -> None:
     assert space.table_bytes["superseded"] > 100 * 20
     assert space.value_log_bytes["live"] + space.value_log_bytes["superseded"] > 100 * 2000
     assert space.table_bytes["tombstone"] > 0
+
+
+def test_the_caches_tell_how_they_do(open_db: OpenDB) -> None:
+    db = open_db(compression="zstd", block_cache_size="64KiB", index_cache_size="256KiB")
+    for n in range(3000):
+        db.set(b"%05d" % n, b"v%d" % n * 20)
+    db.flush(60)
+    for n in (*range(0, 3000, 7), *range(0, 3000, 7)):
+        assert db.get(b"%05d" % n) == b"v%d" % n * 20
+    stats = db.stats()
+    assert stats.cache_misses > 0
+    assert stats.cache_evictions > 0
+    assert stats.cache_bytes <= 64 << 10
+    asked = stats.cache_hits + stats.cache_misses
+    assert stats.cache_hit_ratio == pytest.approx(stats.cache_hits / asked)
+    assert stats.index_cache_loads > 0
+    assert stats.index_cache_evictions >= 0
+    assert stats.index_cache_bytes >= 0

@@ -57,7 +57,12 @@ LAYERS = (
     Layer("engine.codec", (*WORDS, "engine.kernel"), "bytes in, bytes out: no file system"),
     Layer("engine.fs", WORDS, "knows files, not what is in them"),
     Layer("engine.option_checks", WORDS, "pure"),
-    Layer("engine.options", (*WORDS, "engine.option_checks"), "pure but for reading one TOML file"),
+    Layer("engine.memory_budget", (*WORDS, "engine.option_checks"), "pure"),
+    Layer(
+        "engine.options",
+        (*WORDS, "engine.option_checks", "engine.memory_budget"),
+        "pure but for reading one TOML file",
+    ),
     Layer("engine.jobs", WORDS, "plain data that crosses a pipe"),
     Layer("engine.log", FILES, "one file format"),
     Layer("engine.manifest", FILES, "one file format and the picture it describes"),

@@ -54,14 +54,17 @@ def check_descriptors(pipes: list[int], directories: list[int]) -> None:
 
 
 def limit_memory(limit: int | None) -> None:
-    """Bytes of address space from which allocations fail with `MemoryError`."""
+    """Bytes of memory of its own from which allocations fail with `MemoryError`.
+
+    Mapped tables do not count: how many a job reads says nothing of what it takes from others.
+    """
     if limit is not None:
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def leave(code: int) -> NoReturn:

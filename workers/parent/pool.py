@@ -54,10 +54,10 @@ def log_error(error: Exception) -> None:
 class ProcessPool:
     """Runs jobs in worker processes; see `Pool` for what it promises.
 
-    `counts` is the number of workers by kind. Times are seconds, `memory_limit` bytes of address
-    space a worker may use. `on_rerun` is told before a job runs again after its worker died;
-    `on_ready` that a worker of a kind became ready; `on_error` of exceptions that callbacks let
-    out. `command` replaces what starts a worker's Python.
+    `counts` is the number of workers by kind. Times are seconds, `memory_limit` bytes of
+    memory of its own a worker may use. `on_rerun` is told before a job runs again after its
+    worker died; `on_ready` that a worker of a kind became ready; `on_error` of exceptions that
+    callbacks let out. `command` replaces what starts a worker's Python.
     """
 
     def __init__(

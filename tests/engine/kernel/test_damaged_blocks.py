@@ -75,7 +75,7 @@ class Opened:
         }  # fmt: skip
         return NATIVE.TableBlocks(**given)
 
-    def _fetch(self, number: int) -> bytes:
+    def _fetch(self, number: int, scanning: bool) -> bytes:
         raise _damaged("a block with a codec", number)
 
 
@@ -252,7 +252,7 @@ def test_arguments_that_fit_nothing(built: Any) -> None:
 @pytest.mark.parametrize("payload", [None, "text", b"", bytes(24), b"\xff" * 24, b"\xff" * 300])
 def test_payloads_with_a_codec_that_are_none(built: Any, payload: Any) -> None:
     opened, columns = built(15, compression="zstd")
-    blocks = opened.blocks(fetch=lambda number: payload)
+    blocks = opened.blocks(fetch=lambda number, scanning: payload)
     for key in columns.keys:
         with pytest.raises((TypeError, CorruptionError)):
             blocks.get(key, 1 << 62)
@@ -267,13 +267,16 @@ def test_every_byte_of_a_payload_with_a_codec(built: Any, directory: Directory) 
             for byte in (0, 0xFF, raw[at] ^ 1):
                 changed = raws.copy()
                 changed[number] = raw[:at] + bytes([byte]) + raw[at + 1 :]
-                ask_everything(opened.blocks(fetch=changed.__getitem__), columns.keys[::4])
+                ask_everything(
+                    opened.blocks(fetch=lambda nth, _scanning, raws=changed: raws[nth]),
+                    columns.keys[::4],
+                )
 
 
 def test_a_fetch_that_closes_the_table(built: Any) -> None:
     opened, columns = built(0, compression="zstd")
 
-    def fetch(number: int) -> bytes:
+    def fetch(number: int, scanning: bool) -> bytes:
         blocks.close()
         return b"\xff" * 100
 

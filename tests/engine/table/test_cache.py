@@ -64,6 +64,7 @@ def test_one_use_long_ago_does_not_keep_a_block() -> None:
     cache.get(1, 0)
     for number in range(1, 20):
         cache.put(1, number, block())
+        cache.get(1, number)
     assert cache.get(1, 0) is None
 
 
