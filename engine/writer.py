@@ -284,7 +284,7 @@ class Writer:
             while len(sealed := self._store.view.sealed) >= self._max_sealed:
                 if self.refusal is not None:
                     return
-                if self.disk_full is not None:
+                if self.disk_full is not None and not self._inline:
                     raise self.disk_full()
                 left = began + self._stall_timeout - time.monotonic()
                 waited = self._flush_inline_locked() if self._inline else self._room.wait(left)

@@ -225,6 +225,10 @@ cdef class LogIndex:
         """Whether a transaction of one record with so many bytes of key and value fits."""
         return self.end + FRAME_BYTES + RECORD_BYTES + size <= self._room
 
+    cdef inline bint has_room_for(self, Py_ssize_t records, uint64_t size) noexcept nogil:
+        """Whether a transaction of so many records with so many bytes of keys and values fits."""
+        return self.end + FRAME_BYTES + RECORD_BYTES * <uint64_t>records + size <= self._room
+
     cdef bint append(
         self, const uint8_t* key, size_t key_size, const uint8_t* value, size_t value_size,
         uint8_t meta, uint8_t user, uint64_t expiry, uint64_t ts,

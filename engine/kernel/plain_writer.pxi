@@ -236,6 +236,49 @@ cdef class PlainWriter:
             self.lock.give_up()
         return ts
 
+    cdef uint64_t _commit_large(self, dict values, int64_t snapshot) except? 0:
+        """As `commit`, by way of the value log. `values` are nobody else's."""
+        cdef list keys = [], stored = [], metas = [], large = [], places = []
+        cdef uint64_t ts = 0, size = 0, kept = 0, moved = 0
+        cdef Py_ssize_t nth
+        cdef bytes key, value
+        for key, value in values.items():
+            size += PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
+            kept += PyBytes_GET_SIZE(key)
+            if PyBytes_GET_SIZE(value) < self.value_limit:
+                kept += PyBytes_GET_SIZE(value)
+                metas.append(0)
+            else:
+                kept += POINTER_BYTES
+                moved += VALUE_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(value)
+                places.append(len(stored))
+                large.append(value)
+                metas.append(META_POINTER)
+            keys.append(key)
+            stored.append(value)
+        if self.values is None or not self.lock.attempt():
+            return 0
+        try:
+            if (
+                self._may_append(snapshot) and self.index.has_room_for(len(keys), kept)
+                and self.values is not None and self.values.has_room_for(len(large), moved)
+            ):
+                ts = self.published.ts + 1
+                try:
+                    pointers = self.values.write_many(large, ts)  # may give up the GIL, not the lock
+                except OSError as error:
+                    raise self.on_error(error) from error
+                for nth in range(len(places)):
+                    stored[places[nth]] = pointers[nth]
+                self.vlog_ids.add(self.values.file_id)
+                if self.index.put_many(keys, stored, metas, [0] * len(keys), ts):
+                    self._publish(len(keys), size)
+                else:                                        # the values are garbage, that is all
+                    ts = 0
+        finally:
+            self.lock.give_up()
+        return ts
+
     cdef inline uint64_t _publish(self, Py_ssize_t count, Py_ssize_t size) noexcept:
         cdef uint64_t ts = self.published.ts + 1
         self.index.last_ts = ts
@@ -262,7 +305,7 @@ cdef class PlainWriter:
             value_size = PyBytes_GET_SIZE(<object>value)
             if value_size >= self.value_limit:
                 if len(values) > 1:
-                    return 0
+                    return self._commit_large(values.copy(), snapshot)
                 return self._put_large(
                     <const uint8_t*>PyBytes_AS_STRING(<object>key), PyBytes_GET_SIZE(<object>key),
                     <bytes>value, snapshot,

@@ -7,6 +7,7 @@ cdef enum:
     VALUE_HEAD_BYTES = 16        # checksum, value bytes, version
     POINTER_BYTES = 12           # logical file, offset, value bytes
     SEEDED_BYTES = 20            # pointer and version: what an entry's checksum begins with
+    LARGEST_WRITE = 32 << 20     # bytes of values that one transaction writes at once
     LARGEST_JOINED = 1 << 20     # larger values are not copied to be written with their head
     LONG_VALUE = 16384           # from here on checking it does without the GIL
 
@@ -151,6 +152,45 @@ cdef class ValueAppender:
         cdef uint8_t pointer[POINTER_BYTES]
         self.write(value, version, pointer)
         return PyBytes_FromStringAndSize(<const char*>pointer, POINTER_BYTES)
+
+    cdef bint has_room_for(self, Py_ssize_t count, uint64_t size) noexcept:
+        """As `has_room`, for so many values of together so many bytes, heads included."""
+        return (
+            size <= LARGEST_WRITE and self.end < self.end_limit
+            and self.entries + count <= self.entry_limit and self.end + size <= self.capacity
+        )
+
+    cdef list write_many(self, list values, uint64_t version):
+        """Write entries at once; their encoded addresses. On an error `end` has not moved."""
+        cdef uint8_t seeded[SEEDED_BYTES]
+        cdef uint64_t total = 0, offset = self.end
+        cdef bytes value, entries
+        cdef uint8_t* at
+        cdef Py_ssize_t size
+        cdef uint32_t crc
+        cdef list pointers = []
+        for value in values:
+            total += VALUE_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(value)
+        entries = PyBytes_FromStringAndSize(NULL, total)
+        at = <uint8_t*>PyBytes_AS_STRING(entries)
+        store32(seeded, self.file_id)
+        store64(seeded + 12, version)
+        for value in values:
+            size = PyBytes_GET_SIZE(value)
+            store32(seeded + 4, offset)
+            store32(seeded + 8, size)
+            crc = crc32c_extend(seeded, SEEDED_BYTES, 0)
+            store32(at, crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc))
+            store32(at + 4, size)
+            store64(at + 8, version)
+            memcpy(at + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), size)
+            pointers.append(PyBytes_FromStringAndSize(<const char*>seeded, POINTER_BYTES))
+            at += VALUE_HEAD_BYTES + size
+            offset += VALUE_HEAD_BYTES + size
+        self._pwrite(entries, self.end)
+        self.end = offset
+        self.entries += len(values)
+        return pointers
 
     cdef bint write(self, bytes value, uint64_t version, uint8_t* pointer) except False:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
