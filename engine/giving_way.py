@@ -15,6 +15,10 @@ from typing import Final
 _NAP_SECONDS: Final = 0.0001  # longer than it takes to wake a thread
 
 
-def give_way() -> None:
-    """Let others run; for the ends of steps of some tenths of a millisecond."""
-    time.sleep(_NAP_SECONDS)
+def give_way(workers: str) -> None:
+    """Let others run; for the ends of steps of some tenths of a millisecond.
+
+    `workers` is the option: inline, the committing thread itself is at work.
+    """
+    if workers != "inline":
+        time.sleep(_NAP_SECONDS)

@@ -69,7 +69,7 @@ def _open_checked(store: Store, file: NewFile) -> Table:
     except BaseException:
         table.close()
         raise
-    give_way()
+    give_way(store.options.workers)
     return table
 
 

@@ -268,7 +268,7 @@ class Compacting:
         remove += [(plan.to_level, table.id) for table in plan.bottom]
         add: list[tuple[int, TableMeta]] = [(plan.to_level, table.meta) for table in opened]
         self._store.install_tables(add, remove, opened, max_ts=self._oracle.published)
-        give_way()
+        give_way(self._options.workers)
         self._runs.remove(run)
         self._in_flight.release(plan)
         self._forget_failures_of(plan)
