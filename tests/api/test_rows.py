@@ -187,6 +187,13 @@ ROWS: dict[str, str] = {
             "published_ts", "discard_ts", "readers",
         )
     },
+    **{
+        f"Stats.{name}": "reports: test_the_caches_say_what_they_did"
+        for name in (
+            "cache_hit_ratio", "cache_evictions", "index_cache_bytes", "index_cache_loads",
+            "index_cache_evictions",
+        )
+    },
     "Stats.moves": "reports: test_a_table_that_overlaps_nothing_is_moved",
     "Stats.syncs": "care: test_sync_covers_everything_acknowledged",
 }  # fmt: skip
