@@ -6,9 +6,11 @@ Invariants: (1) a look-up in an index that is there takes no lock: it stores one
 parts of all tables cost no more than the budget and those of the one loaded last, which stays even
 when it alone is larger; (3) a table nobody holds any more is forgotten with its parts.
 
-A table loses all its parts at once, and reads them again from the file when next asked. A clock
-chooses: a table used since the hand last passed gets another round. Who is reading through parts
-that were evicted keeps them until done: one table for each scan that is under way.
+A table loses all its parts at once, and reads them again from the file when next asked. One that
+came in is on trial: used again, it stays, else it goes first, so that a scan over all tables drives
+out none of those asked for again and again. Among these a clock chooses: a table used since the
+hand last passed gets another round. Who is reading through parts that were evicted keeps them until
+done: one table for each scan that is under way.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 from weakref import ref
 
@@ -43,6 +46,34 @@ class IndexCacheStats:
 NO_INDEXES: Final = IndexCacheStats(0, 0, 0, 0, 0)
 
 
+_TRIAL_SHARE: Final = 4  # of the budget, as a divisor
+
+
+class _Queue:
+    """Tables in order of arrival with the cost of their parts."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[ref[Owner], int]] = {}
+        self.size = 0
+
+    def add(self, key: int, owner: ref[Owner], cost: int) -> None:
+        self.held[key] = (owner, cost)
+        self.size += cost
+
+    def grow(self, key: int, cost: int) -> None:
+        owner, before = self.held[key]
+        self.held[key] = (owner, before + cost)
+        self.size += cost
+
+    def take(self, key: int) -> tuple[ref[Owner], int]:
+        owner, cost = self.held.pop(key)
+        self.size -= cost
+        return owner, cost
+
+    def oldest_but(self, newest: int) -> int | None:
+        return next((key for key in islice(self.held, 2) if key != newest), None)
+
+
 class IndexCache:
     """At most `capacity` bytes of indexes and filters; 0: as many as there are."""
 
@@ -51,8 +82,8 @@ class IndexCache:
         self._lock = threading.Lock()
         self._gone: deque[int] = deque()  # owners collected; appending needs no lock
         # under _lock
-        self._held: dict[int, tuple[ref[Owner], int]] = {}  # in the order of the clock
-        self._size = 0
+        self._trial = _Queue()
+        self._main = _Queue()
         self._loads = 0
         self._evictions = 0
 
@@ -68,51 +99,67 @@ class IndexCache:
         key = id(owner)
         with self._lock:
             self._forget_gone_locked()
-            known = self._held.get(key)
-            if known is None:
-                gone = self._gone
-                known = (ref(owner, lambda _: gone.append(key)), 0)
-            self._held[key] = (known[0], known[1] + cost)
-            self._size += cost
             self._loads += 1
+            queue = self._queue_of_locked(key)
+            if queue is None:
+                gone = self._gone
+                self._trial.add(key, ref(owner, lambda _: gone.append(key)), cost)
+                owner.index_used = False  # what brought it says nothing
+            else:
+                queue.grow(key, cost)
             if self.bounded:
                 self._evict_locked(key)
+
+    def _queue_of_locked(self, key: int) -> _Queue | None:
+        for queue in (self._trial, self._main):
+            if key in queue.held:
+                return queue
+        return None
 
     def _forget_gone_locked(self) -> None:
         while self._gone:
             key = self._gone.popleft()
-            held = self._held.get(key)
-            if held is not None and held[0]() is None:  # not another table at the same address
-                del self._held[key]
-                self._size -= held[1]
+            queue = self._queue_of_locked(key)
+            if queue is not None and queue.held[key][0]() is None:  # not a new one at its address
+                queue.take(key)
+
+    def _size_locked(self) -> int:
+        return self._trial.size + self._main.size
 
     def _evict_locked(self, newest: int) -> None:
-        mercy = len(self._held)  # readers set marks meanwhile: one round of it, no more
-        while self._size > self.capacity and len(self._held) > 1:
-            key = next(iter(self._held))
-            held = self._held.pop(key)
-            owner = held[0]()
-            if key == newest or (owner is not None and owner.index_used and mercy > 0):
-                mercy -= 1
-                if owner is not None:
-                    owner.index_used = False
-                self._held[key] = held
+        trial, main = self._trial, self._main
+        mercy = len(main.held)  # readers set marks meanwhile: one round of it, no more
+        while self._size_locked() > self.capacity:
+            on_trial = trial.oldest_but(newest)
+            key = main.oldest_but(newest)
+            if on_trial is not None and (key is None or trial.size > self.capacity // _TRIAL_SHARE):
+                key = on_trial
+            if key is None:
+                return
+            queue = trial if key == on_trial else main
+            place, cost = queue.take(key)
+            owner = place()
+            if owner is not None and owner.index_used and (queue is trial or mercy > 0):
+                mercy += 1 if queue is trial else -1
+                owner.index_used = False
+                main.add(key, place, cost)
                 continue
-            self._size -= held[1]
             self._evictions += 1
             if owner is not None:
                 owner.forget_index()
 
     def release(self, owner: Owner) -> None:
         """A table is closed: its parts are gone."""
+        key = id(owner)
         with self._lock:
-            held = self._held.pop(id(owner), None)
-            if held is not None:
-                self._size -= held[1]
+            queue = self._queue_of_locked(key)
+            if queue is not None:
+                queue.take(key)
 
     def stats(self) -> IndexCacheStats:
         with self._lock:
             self._forget_gone_locked()
+            tables = len(self._trial.held) + len(self._main.held)
             return IndexCacheStats(
-                self._loads, self._evictions, len(self._held), self._size, self.capacity
+                self._loads, self._evictions, tables, self._size_locked(), self.capacity
             )

@@ -265,6 +265,25 @@ def test_the_sums_of_background_work(open_db: OpenDB) -> None:
     assert 0 < after.cache_bytes <= db.options.block_cache_size
 
 
+def test_the_caches_say_what_they_did(open_db: OpenDB) -> None:
+    sizes = {"block_cache_size": "64KiB", "index_cache_size": "64KiB", "base_table_size": "64KiB"}
+    keys = [b"%05d" % n for n in range(8000)]
+    with open_db(**sizes, compression="zstd", block_size=1024, memtable_size="256KiB") as db:
+        for key in keys:
+            db[key] = key * 20
+        db.flush()
+        before = db.stats()
+        assert before.cache_hit_ratio == before.cache_evictions == 0
+        assert all(db[key] == key * 20 for key in keys)
+        after = db.stats()
+    hits, misses = after.cache_hits, after.cache_misses
+    assert after.cache_hit_ratio == hits / (hits + misses) > 0.5
+    assert after.cache_evictions > 100
+    assert 0 < after.index_cache_bytes < 128 << 10
+    assert after.index_cache_loads > before.index_cache_loads
+    assert after.index_cache_evictions > 0
+
+
 def test_a_table_that_overlaps_nothing_is_moved(open_db: OpenDB) -> None:
     db = open_db()
     for n in range(100):

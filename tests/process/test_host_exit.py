@@ -49,7 +49,7 @@ ENDS = {
         "os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, "Segmentation fault",
     ),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
-    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", None, "KeyboardInterrupt"),
+    "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", None, "KeyboardInterrupt"),
     "another program": ("os.execv('/bin/true', ['true'])", 0, ""),
 }  # fmt: skip
 

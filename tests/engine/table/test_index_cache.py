@@ -67,6 +67,23 @@ def test_what_is_used_outlives_what_is_not() -> None:
     assert sum(other.forgotten for other in others) == 46
 
 
+def test_scans_over_all_tables_leave_those_in_place_that_are_asked_again() -> None:
+    cache = IndexCache(1000)
+    hot = [Part() for _ in range(6)]
+    for owner in hot:
+        cache.charge(owner, 100)
+        owner.index_used = True
+    cold = [Part() for _ in range(40)]
+    for _ in range(3):
+        for owner in cold:  # nobody asks for the hot ones during a scan
+            owner.index_used = True
+            cache.charge(owner, 100)
+        assert not any(owner.forgotten for owner in hot)
+        for owner in hot:
+            owner.index_used = True
+    assert cache.stats().size <= 1000
+
+
 def test_parts_of_one_table_count_and_go_together() -> None:
     cache = IndexCache(100)
     first, second = Part(), Part()
