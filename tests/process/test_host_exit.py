@@ -49,7 +49,9 @@ ENDS = {
         "os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, "Segmentation fault",
     ),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
-    "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", None, "KeyboardInterrupt"),
+    "Ctrl-C": (
+        "signal.raise_signal(signal.SIGINT)\nwhile True: pass", None, "KeyboardInterrupt",
+    ),
     "another program": ("os.execv('/bin/true', ['true'])", 0, ""),
 }  # fmt: skip
 
