@@ -107,13 +107,6 @@ class Memtable:
             self._extend(sum(map(len, keys)) + sum(map(len, values)) + len(keys) * RECORD_BYTES)
             self.index.put_many(keys, values, metas, expiries, ts, versions)
 
-    def put_plain(self, entries: dict[bytes, bytes], ts: int) -> None:
-        """`put_many` of entries that are nothing but key and value."""
-        if not self.index.put_plain(entries, ts):
-            size = sum(map(len, entries)) + sum(map(len, entries.values()))
-            self._extend(size + len(entries) * RECORD_BYTES)
-            self.index.put_plain(entries, ts)
-
     def _extend(self, record_bytes: int) -> None:
         """Have room for a frame with that many bytes of records."""
         log = self.log

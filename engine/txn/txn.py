@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from bisect import bisect_left, insort
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
@@ -56,7 +56,6 @@ from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
 from meles.engine.writer import Writer
 
 T = TypeVar("T")
-Own: TypeAlias = tuple[bytes, int, int]  # value, user << 8 | meta, expiry ms
 _NOT_SPECIAL: Final = (0, 0)
 _ONCE: Final = (True,)
 _NO_COUNT_LIMIT: Final = 1 << 62
