@@ -67,7 +67,7 @@ from meles.engine.subscribe import Subscription
 from meles.engine.txn.batch import WriteBatch
 from meles.engine.txn.cursor import Cursor
 from meles.engine.worker_info import WorkerInfo
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 from meles.workers.parent.signals import stop_signals
 from meles.workers.parent.stages import Deadline, StageRow, run_stages
 

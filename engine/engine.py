@@ -16,7 +16,7 @@ from meles.engine.read_view import NAMESPACE_BYTES
 from meles.engine.store import Store
 from meles.engine.subscribe import Publisher
 from meles.engine.txn.oracle import Oracle
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 
 @dataclass(slots=True)

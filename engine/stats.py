@@ -11,11 +11,11 @@ from meles.engine import inspection
 from meles.engine.background.collecting import GCCounters
 from meles.engine.background.compacting import CompactionCounters
 from meles.engine.background.flushing import FlushCounters
-from meles.engine.brake import Brake
 from meles.engine.engine import Engine
 from meles.engine.reports import Recovery, StallInfo, Stats
 from meles.engine.worker_info import WorkerInfo
-from meles.engine.write_counters import WriteCounters
+from meles.engine.writing.brake import Brake
+from meles.engine.writing.counters import WriteCounters
 
 
 @dataclass(frozen=True, slots=True)

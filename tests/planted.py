@@ -45,7 +45,7 @@ CALLS = "tests/faults/test_every_call.py"
 
 BUGS = (
     Bug("acknowledged before it is synced", "D2",
-        (("engine/writer.py", "                for file in files:\n                    file.sync()",
+        (("engine/writing/writer.py", "                for file in files:\n                    file.sync()",
           "                for file in files[:0]:\n                    file.sync()"),), CUT),
     Bug("no directory sync after a log is created", "D2",
         (("engine/store.py", "        try:\n            self.dirs.tables.sync()\n",
@@ -67,7 +67,7 @@ BUGS = (
     Bug("values not synced before their log goes", "D2",
         (("engine/background/flushing.py", "durable = self._writer.sync_values()",
           "durable = None"),
-         ("engine/writer.py",
+         ("engine/writing/writer.py",
           "                files: list[ValueLogWriter | LogWriter] = [*self.sink.open_files(), *sealed]",
           "                files: list[ValueLogWriter | LogWriter] = [*sealed]")), CUT),
     Bug("a log is removed before the MANIFEST names its table", "D1",
@@ -118,7 +118,7 @@ BUGS = (
           "    return max([state.version.max_ts, *tables])"),),
         "tests/engine/test_recovery.py::test_timestamps_go_on_above_everything_recovered"),
     Bug("a failed sync is tried again", "D2",
-        (("engine/writer.py",
+        (("engine/writing/writer.py",
           "                for file in files:\n                    file.sync()\n            except OSError as error:\n"
           "                with self.lock:\n                    raise self._failed_locked(error, final=True) from error\n"
           "            self.counters.syncs += 1",
@@ -156,7 +156,7 @@ BUGS = (
           "        except ZeroDivisionError as error:\n            raise entry_error("),),
         f"{CALLS}::test_some_calls[EIO in reading]"),
     Bug("a full disk ends writing", "L",
-        (("engine/writer.py", "        if isinstance(error, DiskFullError) and not final:",
+        (("engine/writing/writer.py", "        if isinstance(error, DiskFullError) and not final:",
           "        if False:"),), f"{CALLS}::test_what_was_cured_is_taken[full]"),
     Bug("workers share the lock", "C",
         (("workers/parent/spawn.py",

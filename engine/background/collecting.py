@@ -31,7 +31,7 @@ from meles.engine.store import Store
 from meles.engine.vlog.gc_pick import GCPlan, pick_gc, relocation
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.vlog.reader import ValueLogFile, load_meta
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 log = logging.getLogger("meles.gc")
 _BUSY_RATE: Final = 64 << 20  # bytes a second of a relocation while commits go on

@@ -16,7 +16,6 @@ from functools import partial
 
 from meles.engine.background.retry import Retry
 from meles.engine.background.scheduler import Scheduler
-from meles.engine.brake import room_used
 from meles.engine.clock import now_ms
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
@@ -27,7 +26,8 @@ from meles.engine.options import Options
 from meles.engine.outputs import open_flushed
 from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
-from meles.engine.writer import Writer
+from meles.engine.writing.brake import room_used
+from meles.engine.writing.writer import Writer
 
 log = logging.getLogger("meles.flush")
 

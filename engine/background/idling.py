@@ -20,7 +20,7 @@ from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
 from meles.engine.table.cache_health import CacheHealth
 from meles.engine.vlog.liveness import live_bytes
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 DOZE_SECONDS: Final = 30.0  # between two looks while nobody writes: beginning to is not announced
 WORTH_FLUSHING: Final = 1 << 20  # bytes of log, or of values only the memtable refers to

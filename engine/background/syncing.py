@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from meles.engine.errors import Error
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 _JOIN_SECONDS: Final = 30.0
 

@@ -1,6 +1,6 @@
 # The usual commit, whole: one plain entry, nothing to wait for.
 #
-# The Python twin is engine/plain_writer.py. Whatever is not plain is declined, not done differently:
+# The Python twin is engine/writing/plain_writer.py. Whatever is not plain is declined, not done differently:
 # the caller then takes the writer's long way.
 
 cdef class Lock:

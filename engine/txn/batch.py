@@ -25,7 +25,7 @@ from meles.engine.txn.entries import (
 )
 from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
 from meles.engine.txn.txn import entry_size
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 _SPLIT_ENTRIES = 4096  # entries of one commit: larger ones hold the write lock for too long
 _SPLIT_BYTES = 4 << 20

@@ -53,7 +53,7 @@ from meles.engine.txn.entries import (
 )
 from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
 from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
-from meles.engine.writer import Writer
+from meles.engine.writing.writer import Writer
 
 T = TypeVar("T")
 _NOT_SPECIAL: Final = (0, 0)

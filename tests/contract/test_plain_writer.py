@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, FileHeader
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.memtable.log_index import LogIndexPy
-from meles.engine.plain_writer import PlainWriterPy
 from meles.engine.txn.entry_buffer import EntryBufferPy
 from meles.engine.txn.oracle import PublishedPy
+from meles.engine.writing.plain_writer import PlainWriterPy
 from twins import NATIVE, needs_native
 
 HEADER = FileHeader(MAGIC_WAL, 1)

@@ -157,7 +157,7 @@ NEVER = (
     ),
     Never(
         "workers.child",
-        ("workers.parent", "supervisor", "meles", "engine.db", "engine.store", "engine.writer",
+        ("workers.parent", "supervisor", "meles", "engine.db", "engine.store", "engine.writing",
          "engine.recovery", "engine.opening", "engine.manifest.manifest_file",
          "engine.fs.dir_lock"),
         "a worker computes; the supervisor owns whatever lasts",
@@ -229,7 +229,7 @@ CAPABILITIES = (
         (
             "engine.fs.dir_lock",  # flock has no timed form
             "engine.db",  # back-off between attempts of a transaction
-            "engine.brake",  # the delay is the purpose
+            "engine.writing.brake",  # the delay is the purpose
             "engine.giving_way",  # so is the pause
             "engine.cli.care_verbs",  # nothing announces that the workers have booted
         ),

@@ -15,11 +15,11 @@ from typing import Final
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
-from meles.engine.plain_writer import PlainWriter
 from meles.engine.store import Store
 from meles.engine.vlog.layout import ENTRY_BYTES
 from meles.engine.vlog.threshold import DynamicThreshold
 from meles.engine.vlog.writer import ValueLogWriter
+from meles.engine.writing.plain_writer import PlainWriter
 
 _LARGEST_APPEND: Final = 1 << 30  # bytes of one append
 

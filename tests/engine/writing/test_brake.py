@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meles.engine import brake
-from meles.engine.brake import Brake, room_used
+from meles.engine.writing import brake
+from meles.engine.writing.brake import Brake, room_used
 
 MIB = 1 << 20
 CALM = {"sealed": 0, "max_sealed": 5, "level_zero": 0, "due": 5, "stall": 15, "compacting": True}

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from meles.engine.brake import Brake
 from meles.engine.codec.entry import META_DELETE, META_POINTER
 from meles.engine.errors import DiskFullError, Error, WriteStallError
 from meles.engine.fs.files import is_shortage
@@ -29,13 +28,14 @@ from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.version import Drop, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
-from meles.engine.plain_writer import Lock, PlainWriter
 from meles.engine.store import Store
 from meles.engine.txn.oracle import Oracle
-from meles.engine.value_sink import ValueSink
 from meles.engine.vlog.writer import ValueLogWriter
-from meles.engine.write_counters import WriteCounters
-from meles.engine.write_failure import WriteFailure, descriptor_shortage
+from meles.engine.writing.brake import Brake
+from meles.engine.writing.counters import WriteCounters
+from meles.engine.writing.failure import WriteFailure, descriptor_shortage
+from meles.engine.writing.plain_writer import Lock, PlainWriter
+from meles.engine.writing.value_sink import ValueSink
 
 log = logging.getLogger("meles.writer")
 

@@ -1,0 +1,1 @@
+"""The write path: from a commit to a published timestamp, and what slows or stops it."""
