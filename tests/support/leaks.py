@@ -31,7 +31,6 @@ class Held:
 
     def grown(self) -> list[str]:
         """What is held now and was not then, in words."""
-        gc.collect()
         now = Held.now()
         found = [f"process {child}" for child in now.children - self.children]
         found += [f"thread {thread.name}" for thread in now.threads - self.threads]
@@ -53,6 +52,9 @@ def _descriptors() -> dict[int, str]:
 
 def assert_nothing_left(before: Held) -> None:
     """`AssertionError` naming what a test left behind, after a grace period for what is leaving."""
+    if not before.grown():
+        return
+    gc.collect()  # only now: it takes seconds after thousands of tests
     try:
         wait_until(lambda: not before.grown(), _GRACE_SECONDS)
     except AssertionError:

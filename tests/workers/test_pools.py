@@ -1,6 +1,8 @@
 """What every pool promises, whatever it runs jobs on."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 from meles.engine.errors import (
@@ -54,6 +56,20 @@ def test_a_job_that_raises_fails_once_with_its_type(any_pool, recorder, acts, jo
     if error is WorkerFailedError:
         assert failure.kind == "flusher"
         assert failure.job == "flush memtable 7 to table 5"
+
+
+def test_a_failure_is_let_go_of_without_the_collector(any_pool, recorder, acts, job, until):
+    """It knows the frames it came through, and these the files and memtables of whoever called."""
+    pool = any_pool()
+    gc.collect()
+    gc.disable()
+    try:
+        pool.submit(1, job(acts.FULL))
+        failure = weakref.ref(recorder.wait(1)[0])
+        recorder.by_id.clear()
+        until(lambda: failure() is None, "the failure's end")
+    finally:
+        gc.enable()
 
 
 def test_jobs_of_a_kind_start_in_order(any_pool, recorder, acts, job):

@@ -129,9 +129,13 @@ class ControlLoop:
                 wait = self._wait_locked()
             for key, events in self._selector.select(wait):
                 self.guard(partial(key.data, events))
-            for fn in self._due():
-                self.guard(fn)
+            self._call_due()
         self._end()
+
+    def _call_due(self) -> None:
+        """A frame of its own: what was called is not held while the loop waits."""
+        for fn in self._due():
+            self.guard(fn)
 
     def _wait_locked(self) -> float | None:
         if self._soon or self._stopping:

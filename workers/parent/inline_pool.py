@@ -193,10 +193,13 @@ class InlinePool:
         with self._changed:
             self._running = None
         self._queue.answered(task)
-        if isinstance(outcome, JobResult):
-            self._on_result(task.job_id, outcome)
-        else:
-            self._on_failure(task.job_id, outcome, False)
+        try:
+            if isinstance(outcome, JobResult):
+                self._on_result(task.job_id, outcome)
+            else:
+                self._on_failure(task.job_id, outcome, False)
+        finally:
+            del outcome  # a failure knows this frame, and with it all that its callers hold
 
     def _take(self, kind: str) -> Task | None:
         with self._changed:

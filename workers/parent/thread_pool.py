@@ -198,6 +198,7 @@ class ThreadPool:
         while (task := self._next(worker)) is not None:
             outcome = run_locally(self._run, task)
             self._loop.call_soon(partial(self._answer, worker, task, outcome))
+            del outcome  # a failure knows this frame: nobody would let go of it before the next job
             with self._changed:
                 while worker.task is task and not self._loop.ended:
                     self._changed.wait()
