@@ -215,7 +215,7 @@ class Supervisor:
     # -- what DB asks for ------------------------------------------------------------------------
 
     def flush(self, timeout: Patience) -> None:
-        self._writer.rotate_now()
+        self._writer.rotate_now(timeout)
         newest = max((memtable.id for memtable in self._store.view.sealed), default=0)
 
         def flushed() -> bool:

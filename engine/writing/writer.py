@@ -275,10 +275,11 @@ class Writer:
         self._rotated = True
         return fresh
 
-    def _wait_for_room_locked(self) -> None:
+    def _wait_for_room_locked(self, patience: Callable[[], float] | None = None) -> None:
         if len(self._store.view.sealed) < self._max_sealed:
             return
         began = time.monotonic()
+        left_of = patience or (lambda: began + self._stall_timeout - time.monotonic())
         self._counters.stalls += 1
         try:
             while len(sealed := self._store.view.sealed) >= self._max_sealed:
@@ -286,7 +287,7 @@ class Writer:
                     return
                 if self.disk_full is not None and not self._inline:
                     raise self.disk_full()
-                left = began + self._stall_timeout - time.monotonic()
+                left = min(left_of(), threading.TIMEOUT_MAX)
                 waited = self._flush_inline_locked() if self._inline else self._room.wait(left)
                 if not waited and sealed == self._store.view.sealed:
                     raise WriteStallError(
@@ -340,13 +341,13 @@ class Writer:
         except OSError as error:
             raise self._failed_locked(error) from error
 
-    def rotate_now(self) -> Memtable | None:
+    def rotate_now(self, patience: Callable[[], float] | None = None) -> Memtable | None:
         """Seal the active memtable if it holds anything; returns the one just sealed."""
         with self.lock:
             self.check()
             if self.active.log is None or self.active.records == 0:
                 return None
-            self._wait_for_room_locked()
+            self._wait_for_room_locked(patience)
             sealed = self.active
             if sealed.log is None or sealed.records == 0:
                 return None

@@ -167,6 +167,36 @@ def test_a_writer_waits_no_longer_than_it_is_told_to(
     assert len(list(db.keys())) == written + 1
 
 
+def test_flush_waits_as_long_as_it_was_told_and_not_as_a_writer(
+    open_db: OpenDB, fault_disk: FaultDisk
+) -> None:
+    db = open_db(workers="thread", num_memtables=1, write_stall_timeout=0.01)
+    db.wait_idle()
+    fault_disk.plan = hold = Hold("create", ".sst")
+    with pytest.raises(meles.WriteStallError):  # noqa: PT012
+        for n in range(300):
+            db[b"%03d" % n] = bytes(900)
+    failed: list[Exception] = []
+
+    def flush() -> None:
+        try:
+            db.flush(timeout=60)
+        except meles.Error as error:
+            failed.append(error)
+
+    stalls = db.stats().stalls.count
+    flusher = threading.Thread(target=flush)
+    flusher.start()
+    wait_until(lambda: db._control._writer.counters.stalls > stalls)  # type: ignore[attr-defined]
+    with pytest.raises(meles.WriteStallError):  # the writer's patience ends before the flush's
+        db[b"more"] = bytes(40 << 10)
+    hold.release.set()
+    fault_disk.plan = None
+    flusher.join(60)
+    assert failed == []
+    assert [memtable.records for memtable in db.stats().memtables] == [0]
+
+
 def _stalled(db: meles.DB) -> bool:
     try:
         db[b"again"] = b"x"
