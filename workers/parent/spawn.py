@@ -170,7 +170,7 @@ def spawn(
             stderr=log_write,
             close_fds=True,
             pass_fds=fds,
-            start_new_session=True,
+            process_group=0,  # not a session: the niceness of one counts only inside of it
             cwd="/",
             env=child_environment(os.environ),
         )
