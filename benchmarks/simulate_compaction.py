@@ -21,7 +21,7 @@ from itertools import pairwise
 from meles.engine.compaction.in_flight import InFlight
 from meles.engine.compaction.picker import keeps_for_level_zero, most_jobs, pick
 from meles.engine.compaction.plan import Plan, subranges
-from meles.engine.compaction.targets import facts, level_targets
+from meles.engine.compaction.targets import level_targets
 from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
@@ -218,7 +218,7 @@ class Simulation:
     def report(self, begin: float) -> None:
         base = level_targets(self.version, self.options).base_level
         shape = "  ".join(
-            f"L{number}{'*' if number == base else ''} {len(level)}/{facts(level).size / MIB:,.0f}M"
+            f"L{number}{'*' if number == base else ''} {len(level)}/{level.size / MIB:,.0f}M"
             for number, level in enumerate(self.version.levels)
             if level or number == base
         )

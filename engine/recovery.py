@@ -33,7 +33,7 @@ from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_o
 from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile, Replay
-from meles.engine.manifest.version import Version, VlogMeta
+from meles.engine.manifest.version import Level, Version, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.memtable.replay import Replayed, replay
 from meles.engine.options import Options
@@ -111,7 +111,7 @@ def _go_on_with(state: Recovering, found: Replay) -> None:
 def _with_levels(version: Version, wanted: int) -> Version:
     """The Version with at least as many levels as the option asks for."""
     extra = max(0, wanted - len(version.levels))
-    return replace(version, levels=(*version.levels, *((),) * extra))
+    return replace(version, levels=(*version.levels, *(Level(),) * extra))
 
 
 def recover_values(state: Recovering) -> None:

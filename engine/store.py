@@ -26,7 +26,7 @@ from meles.engine.jobs import NewFile
 from meles.engine.log.writer import LogWriter
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile
-from meles.engine.manifest.version import TableMeta, Version, VlogMeta
+from meles.engine.manifest.version import Level, TableMeta, Version, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.read_view import ReadView
@@ -97,8 +97,8 @@ class Store:
             sealed=sealed,
             level_zero=tuple(tables[meta.id] for meta in version.levels[0]),
             levels=tuple(
-                (version.max_keys[number], [tables[meta.id] for meta in level])
-                for number, level in enumerate(version.levels[1:], 1)
+                (level.max_keys, [tables[meta.id] for meta in level])
+                for level in version.levels[1:]
                 if level
             ),
             version=version,
@@ -374,7 +374,7 @@ class Store:
             tables, self._tables = list(self._tables.values()), {}
             values, self._values = self._values, ValueLogView(self._values.path)
             memtables = (self.view.active, *self.view.sealed)
-            self.version = replace(self.version, levels=((),) * len(self.version.levels))
+            self.version = replace(self.version, levels=(Level(),) * len(self.version.levels))
             self._publish_locked(Memtable(self.view.active.id, b"", None), ())
         for table in tables:
             table.close()

@@ -32,7 +32,6 @@ from meles.engine.compaction.picker import (
     pick_settling,
 )
 from meles.engine.compaction.plan import Plan, jobs_for
-from meles.engine.compaction.targets import facts
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
 from meles.engine.giving_way import give_way
@@ -160,7 +159,7 @@ class Compacting:
             version, self._options, self._in_flight, now=now, discard_ts=self._discard_ts()
         )
         seconds = _LONGEST_NAP if at is None else min(_LONGEST_NAP, at - now + _AFTER_EXPIRY)
-        if self._oracle.readers() and any(facts(level).with_garbage for level in version.levels):
+        if self._oracle.readers() and any(level.with_garbage for level in version.levels):
             seconds = min(seconds, _READER_NAP)
         elif at is None:
             return

@@ -25,7 +25,6 @@ from meles.engine.compaction.shapes import (
     plan_into,
     weight,
 )
-from meles.engine.compaction.targets import facts
 from meles.engine.manifest.version import TableMeta
 
 _TOMBSTONE_SHARE: Final = 0.5  # of a table's entries, at which it is pushed down without pressure
@@ -54,7 +53,7 @@ def next_look(look: Look) -> float | None:
     last = deepest_level(look)
     moments: list[float] = []
     for number, level in enumerate(look.version.levels):
-        for table in facts(level).with_garbage:
+        for table in level.with_garbage:
             last_level = number == last > 0
             if last_level and not look.options.lmax_compaction:
                 continue
@@ -146,7 +145,7 @@ def _tombstone_plan(look: Look) -> Plan | None:
     last = deepest_level(look)
     for level in range(last + 1 if last == 0 else last):
         tried = 0
-        for table in facts(version.levels[level]).with_garbage:
+        for table in version.levels[level].with_garbage:
             if _hiding(table, look.now) < _TOMBSTONE_SHARE * table.count:
                 continue
             if table.max_version > look.discard_ts or look.in_flight.busy(table):
@@ -184,7 +183,7 @@ def _superseded_plan(look: Look) -> Plan | None:
     """
     for level in range(1, deepest_level(look)):
         tried = 0
-        for table in facts(look.version.levels[level]).with_garbage:
+        for table in look.version.levels[level].with_garbage:
             superseded = table.stale_bytes - table.tombstones * weight(table) / table.count
             if superseded < GARBAGE_SHARE * weight(table) or not look.dirty(table):
                 continue
@@ -206,7 +205,7 @@ def _last_level_plan(look: Look) -> Plan | None:
     if level == 0 or not look.options.lmax_compaction:
         return None
     tried = 0
-    for table in facts(look.version.levels[level]).with_garbage:
+    for table in look.version.levels[level].with_garbage:
         if not _ripe(look, table):
             continue
         plan = _rewrite(look, level, _with_ripe_neighbours(look, level, table))

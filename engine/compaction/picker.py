@@ -27,7 +27,7 @@ from meles.engine.compaction.shapes import (
     weight,
     within_zero_plan,
 )
-from meles.engine.compaction.targets import LevelScore, facts, level_targets, scores
+from meles.engine.compaction.targets import LevelScore, level_targets, scores
 from meles.engine.manifest.version import TableMeta, Version
 from meles.engine.options import Options
 
@@ -168,9 +168,9 @@ def _down(look: Look, level: int) -> Plan | None:
     Overlap is relative to the table's size, so dense parts of a level go down before sparse ones:
     by age alone, tables written by one merge would go down in key order, the same ones every time.
     """
-    after = facts(look.version.levels[level + 1])
+    after = look.version.levels[level + 1]
     costs: list[tuple[float, int, TableMeta]] = []
-    for age, table in enumerate(facts(look.version.levels[level]).oldest_first[:_MAX_LOOKED_AT]):
+    for age, table in enumerate(look.version.levels[level].oldest_first[:_MAX_LOOKED_AT]):
         if not look.in_flight.busy(table):
             cost = after.bytes_between(table.min_key, table.max_key) / table.size
             costs.append((cost, age, table))

@@ -276,7 +276,7 @@ def _with_neighbours(
 
 def _last_before(version: Version, level: int, key: bytes) -> int:
     """Position of the last table of a level that ends before `key`, or -1."""
-    return bisect_left(version.max_keys[level], key) - 1
+    return bisect_left(version.levels[level].max_keys, key) - 1
 
 
 def move_plan(look: Look, from_level: int, top: tuple[TableMeta, ...]) -> Plan | None:

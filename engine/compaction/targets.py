@@ -9,19 +9,14 @@ The targets follow Badger's: from the last level's real size up, each level a mu
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 from typing import Final
 
 from meles.engine.compaction.in_flight import InFlight
-from meles.engine.manifest.version import Level, TableMeta, Version
+from meles.engine.manifest.version import Version
 from meles.engine.options import Options
 
 _LOWEST_SCORE: Final = 0.01  # a nearly empty level does not make the one above it infinitely urgent
-_REMEMBERED_LEVELS: Final = 64  # several Versions of every level
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,64 +37,9 @@ class LevelScore:
     adjusted: float
 
 
-class LevelFacts:
-    """What picking needs to know of a level as a whole, computed once per level and Version."""
-
-    def __init__(self, level: Level) -> None:
-        self.level = level
-
-    @cached_property
-    def size(self) -> int:
-        return sum([table.size for table in self.level])
-
-    @cached_property
-    def oldest_first(self) -> tuple[TableMeta, ...]:
-        """By newest version: what has not changed for longest comes first."""
-        return tuple(sorted(self.level, key=lambda table: (table.max_version, table.min_key)))
-
-    @cached_property
-    def _edges(self) -> tuple[list[bytes], list[bytes], list[int]]:
-        level = self.level
-        return (
-            [table.min_key for table in level],
-            [table.max_key for table in level],
-            list(accumulate([table.size for table in level], initial=0)),
-        )
-
-    def bytes_between(self, low: bytes, high: bytes) -> int:
-        """Bytes of the tables that overlap [low, high]; of a level below L0."""
-        min_keys, max_keys, sums = self._edges
-        first = bisect_left(max_keys, low)
-        return sums[max(first, bisect_right(min_keys, high))] - sums[first]
-
-    @cached_property
-    def with_garbage(self) -> tuple[TableMeta, ...]:
-        """Tables that hold, or will come to hold, entries nobody can see."""
-        return tuple(
-            [
-                table
-                for table in self.level
-                if table.stale_bytes or table.expiring or table.tombstones
-            ]
-        )
-
-
-_facts: OrderedDict[int, LevelFacts] = OrderedDict()
-
-
-def facts(level: Level) -> LevelFacts:
-    """The facts of a level, remembered by identity: unchanged, it is one object in all Versions."""
-    known = _facts.get(id(level))
-    if known is None or known.level is not level:
-        known = _facts[id(level)] = LevelFacts(level)
-        while len(_facts) > _REMEMBERED_LEVELS:
-            _facts.popitem(last=False)
-    return known
-
-
 def level_targets(version: Version, options: Options) -> Targets:
     """Wanted sizes, and the level L0 goes to."""
-    sizes = [facts(level).size for level in version.levels]
+    sizes = [level.size for level in version.levels]
     last = len(sizes) - 1
     wanted = [0] * len(sizes)
     at_size = sizes[last]
@@ -136,7 +76,7 @@ def scores(
     """One score per level, L0 first. Bytes that are already on their way down do not count."""
     plain = [len(version.levels[0]) / options.num_level_zero_tables]
     for level in range(1, len(version.levels)):
-        staying = facts(version.levels[level]).size - in_flight.bytes_leaving(level)
+        staying = version.levels[level].size - in_flight.bytes_leaving(level)
         plain.append(staying / targets.level_sizes[level])
     adjusted = plain.copy()
     above = 0

@@ -11,11 +11,11 @@ LevelDB's VersionSet, done by value.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from meles.engine.errors import InvariantError
@@ -152,7 +152,47 @@ class Drop:
     ts: int
 
 
-Level = tuple[TableMeta, ...]
+class Level(tuple[TableMeta, ...]):
+    """The tables of one level, and what picking needs to know of it as a whole.
+
+    Unchanged, a level is one object in all Versions, so this is computed once.
+    """
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all its tables."""
+        return sum([table.size for table in self])
+
+    @cached_property
+    def oldest_first(self) -> tuple[TableMeta, ...]:
+        """By newest version: what has not changed for longest comes first."""
+        return tuple(sorted(self, key=lambda table: (table.max_version, table.min_key)))
+
+    @cached_property
+    def max_keys(self) -> list[bytes]:
+        """The tables' largest keys: what a point read bisects (not on L0)."""
+        return [table.max_key for table in self]
+
+    @cached_property
+    def _min_keys(self) -> list[bytes]:
+        return [table.min_key for table in self]
+
+    @cached_property
+    def _sizes_before(self) -> list[int]:
+        return list(accumulate([table.size for table in self], initial=0))
+
+    def bytes_between(self, low: bytes, high: bytes) -> int:
+        """Bytes of the tables that overlap [low, high]; not on L0."""
+        first = bisect_left(self.max_keys, low)
+        sums = self._sizes_before
+        return sums[max(first, bisect_right(self._min_keys, high))] - sums[first]
+
+    @cached_property
+    def with_garbage(self) -> tuple[TableMeta, ...]:
+        """Tables that hold, or will come to hold, entries nobody can see."""
+        return tuple(
+            [table for table in self if table.stale_bytes or table.expiring or table.tombstones]
+        )
 
 
 @dataclass(frozen=True)
@@ -169,14 +209,14 @@ class Version:
     banned: tuple[int, ...] = ()
     data_keys: tuple[int, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        if any(type(level) is not Level for level in self.levels):
+            levels = tuple(level if type(level) is Level else Level(level) for level in self.levels)
+            object.__setattr__(self, "levels", levels)
+
     @staticmethod
     def empty(max_levels: int) -> Version:
-        return Version(levels=((),) * max_levels)
-
-    @cached_property
-    def max_keys(self) -> tuple[list[bytes], ...]:
-        """Per level, the tables' largest keys: what a point read bisects (L0 unused)."""
-        return tuple([table.max_key for table in level] for level in self.levels)
+        return Version(levels=(Level(),) * max_levels)
 
     @cached_property
     def tables(self) -> dict[int, TableMeta]:
@@ -188,7 +228,7 @@ class Version:
         return {logical: vlog for vlog in self.vlogs for logical in vlog.logical}
 
     def level_size(self, level: int) -> int:
-        return sum(table.size for table in self.levels[level])
+        return self.levels[level].size
 
     def level_of(self, table_id: int) -> int:
         """The level a table is on; `KeyError` when it is on none."""
@@ -197,12 +237,14 @@ class Version:
                 return at
         raise KeyError(table_id)
 
-    def overlapping(self, level: int, low: bytes | None, high: bytes | None) -> Level:
+    def overlapping(
+        self, level: int, low: bytes | None, high: bytes | None
+    ) -> tuple[TableMeta, ...]:
         """Tables of a level that may hold keys in [low, high], in the level's order."""
         tables = self.levels[level]
         if level == 0:
             return tuple(table for table in tables if table.overlaps(low, high))
-        first = 0 if low is None else bisect_left(self.max_keys[level], low)
+        first = 0 if low is None else bisect_left(tables.max_keys, low)
         found = []
         for table in tables[first:]:
             if high is not None and table.min_key > high:
@@ -222,7 +264,7 @@ class Version:
         else:
             merged.sort(key=lambda table: table.min_key)
         levels = list(self.levels)
-        levels[level] = tuple(merged)
+        levels[level] = Level(merged)
         return replace(self, levels=tuple(levels))
 
     def walk(self) -> Iterator[tuple[int, TableMeta]]:

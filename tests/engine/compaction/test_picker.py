@@ -19,7 +19,7 @@ from meles.engine.compaction.picker import (
 )
 from meles.engine.compaction.plan import Plan
 from meles.engine.compaction.shapes import MAX_FORCED, level_zero_plan
-from meles.engine.compaction.targets import facts, level_targets
+from meles.engine.compaction.targets import level_targets
 from meles.engine.manifest.version import Drop, TableMeta, Version
 
 KIB = 1 << 10
@@ -148,7 +148,7 @@ def test_bytes_between_is_the_size_of_what_overlaps(
             for high in places:
                 if low <= high:
                     met = version.overlapping(level, low, high)
-                    counted = facts(tables).bytes_between(low, high)
+                    counted = tables.bytes_between(low, high)
                     assert counted == sum(table.size for table in met)
 
 

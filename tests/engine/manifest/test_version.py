@@ -187,7 +187,7 @@ def test_what_is_asked_of_a_version(table: Table) -> None:
     version = Version.empty(3).with_tables(0, [table(4, "a")], [])
     version = version.with_tables(2, [table(2, "c-f", size=30), table(1, "k", size=12)], [])
     version = dataclasses.replace(version, vlogs=(VlogMeta(7, (7,)), VlogMeta(9, (2, 5))))
-    assert version.max_keys == ([b"a"], [], [b"f", b"k"])
+    assert [level.max_keys for level in version.levels] == [[b"a"], [], [b"f", b"k"]]
     assert sorted(version.tables) == [1, 2, 4]
     assert {logical: vlog.id for logical, vlog in version.physical.items()} == {7: 7, 2: 9, 5: 9}
     assert [version.level_size(level) for level in range(3)] == [100, 0, 42]
