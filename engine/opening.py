@@ -23,8 +23,8 @@ from meles.engine import recovery
 from meles.engine.codec.compression import require
 from meles.engine.engine import Engine
 from meles.engine.errors import ConfigError, DirectoryMissingError, InvariantError
-from meles.engine.fs.dir_lock import DirectoryLock
-from meles.engine.fs.files import Directory, make_directory, open_directory
+from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
+from meles.engine.fs.files import Directory, make_directory
 from meles.engine.fs.names import MANIFEST
 from meles.engine.fs.ownership import check_ownership
 from meles.engine.memtable.memtable import Memtable
@@ -128,7 +128,7 @@ def lock_value_directory(opening: Opening) -> None:
 
 
 def _lock(opening: Opening, path: str) -> None:
-    directory = open_directory(path)
+    directory = open_to_lock(path)
     opening.unwind.callback(directory.close)
     opening.directories.append(directory)
     if not (opening.read_only or opening.options.trust_directory):

@@ -1,6 +1,8 @@
 """sync="interval": what was written reaches the medium within a bounded time.
 
 Runs in: supervisor, on a thread of its own: an fsync may take long and must block nobody.
+Invariant: `stop` sets its flag before the event, and the thread clears the event before it looks at
+the flag, so it never waits for an event that was already set to end it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ class IntervalSync:
         writer = self._writer
         while True:
             writer.dirty_event.wait()
-            if self._stop.wait(self._interval):
-                return
+            self._stop.wait(self._interval)
             writer.dirty_event.clear()
+            if self._stop.is_set():
+                return
             writer.plain.dirty = False
             try:
                 writer.sync()

@@ -28,8 +28,7 @@ from meles.engine.errors import (
     InvariantError,
     LockedError,
 )
-from meles.engine.fs.dir_lock import DirectoryLock
-from meles.engine.fs.files import open_directory
+from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.options import Options
 from meles.engine.reports import Diagnosis, Finding
 from meles.engine.run_job import JobDirs
@@ -103,7 +102,7 @@ def _locked(stack: ExitStack, path: str, options: Options, *, shared: bool, wait
         places.append(value_dir)
     found = []
     for place in places:
-        directory = open_directory(os.path.abspath(place))
+        directory = open_to_lock(os.path.abspath(place))
         stack.callback(directory.close)
         lock = DirectoryLock.acquire(directory, shared=shared, wait=wait)
         stack.callback(lock.release)

@@ -3,8 +3,9 @@
 Runs in: supervisor.
 Owns: one descriptor and the advisory file LOCK.
 Invariants: (1) the lock is on the directory, so removing or forging LOCK changes nothing; LOCK only
-tells a human (and `LockedError`) who holds it; (2) the descriptor is closed in forked children and
-never inherited over exec, so no child keeps the lock alive; (3) LOCK is written through no link.
+tells a human (and `LockedError`) who holds it; (2) the descriptor is closed in forked children,
+whenever they are forked, and never inherited over exec, so no child keeps the lock alive; (3) LOCK
+is written through no link.
 Fails with: `LockedError`, `OSError`.
 """
 
@@ -15,21 +16,23 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
 import weakref
 from dataclasses import dataclass
 from typing import Final
 
 from meles.engine.errors import LockedError
-from meles.engine.fs.files import Directory
+from meles.engine.fs.files import Directory, open_directory
 from meles.engine.fs.names import LOCK
 
 _POLL_SECONDS: Final = 0.02
 _COMMAND_CHARS: Final = 500
 _LOCK_BYTES: Final = 4096  # as much of LOCK as is read
 _PID_LIMIT: Final = 1 << 31
-# A child of a killed owner holds the lock for the moment between fork and exec.
-_EXEC_SECONDS: Final = 1.0
+# A child of a killed owner holds the lock until it has let go or is another program; on a machine
+# with more to do than it can, that takes a while.
+_CHILD_SECONDS: Final = 5.0
 _LAST_SECOND: Final = 1e11  # a few thousand years: `localtime` takes it
 
 
@@ -113,6 +116,8 @@ def _locked_error(directory: Directory) -> LockedError:
 
 
 _may_be_locked: weakref.WeakSet[Directory] = weakref.WeakSet()
+# Held while a descriptor is open that is not in the set yet: no fork may come between.
+_no_fork = threading.RLock()
 
 
 def _forget_in_child() -> None:
@@ -120,9 +125,20 @@ def _forget_in_child() -> None:
     for directory in list(_may_be_locked):
         with contextlib.suppress(OSError):
             directory.close()
+    _no_fork.release()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(
+    before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_forget_in_child
+)
+
+
+def open_to_lock(path: str) -> Directory:
+    """A directory to be locked, whose descriptor no forked child keeps."""
+    with _no_fork:
+        directory = open_directory(path)
+        _may_be_locked.add(directory)
+    return directory
 
 
 class DirectoryLock:
@@ -139,9 +155,11 @@ class DirectoryLock:
     def acquire(
         directory: Directory, *, shared: bool = False, wait: float = 0.0, write_pid: bool = True
     ) -> DirectoryLock:
-        """Take the lock within `wait` seconds or raise `LockedError` naming the holder."""
+        """Take the lock within `wait` seconds or raise `LockedError` naming the holder.
+
+        The directory comes from `open_to_lock`.
+        """
         mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-        _may_be_locked.add(directory)
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -151,7 +169,7 @@ class DirectoryLock:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise
                 late = time.monotonic() - deadline
-                if late >= _EXEC_SECONDS or (late >= 0 and not _owner_is_gone(directory)):
+                if late >= _CHILD_SECONDS or (late >= 0 and not _owner_is_gone(directory)):
                     raise _locked_error(directory) from None
                 time.sleep(_POLL_SECONDS)  # flock has no timed form
         try:

@@ -70,7 +70,7 @@ txn, view, cursor, batch = db.update(), db.view(), db.items(), db.write_batch()
 txn.set(b"x", b"y")
 batch.set(b"x", b"y")
 next(cursor)
-while any(w.state == "starting" for w in db.workers()): time.sleep(0.01)
+while any(w.state != "idle" for w in db.workers()): time.sleep(0.01)
 before = [w.pid for w in db.workers()]
 
 def child():
@@ -218,8 +218,8 @@ def test_children_forked_while_the_database_opens_do_not_keep_the_lock(run, tmp_
 children, over = [], threading.Event()
 
 def fork_all_the_time():
-    while not over.is_set():
-        children.append(forked(lambda: (time.sleep(25), os._exit(0))))
+    while not over.is_set() and len(children) < 200:
+        children.append(forked(lambda: (signal.alarm(100), time.sleep(90), os._exit(0))))
 
 thread = threading.Thread(target=fork_all_the_time)
 thread.start()

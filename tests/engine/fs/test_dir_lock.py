@@ -200,7 +200,7 @@ def test_a_killed_holder_holds_nothing(directory: Directory, home: Path) -> None
 FORKING = """
 import os, sys
 from meles.engine.errors import LockedError
-from meles.engine.fs.dir_lock import DirectoryLock
+from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory
 
 def locked():
@@ -211,7 +211,7 @@ def locked():
             return True
         return False
 
-directory = Directory(sys.argv[1])
+directory = open_to_lock(sys.argv[1])
 lock = DirectoryLock.acquire(directory)
 read, write = os.pipe()
 told, tell = os.pipe()
@@ -237,6 +237,51 @@ def test_a_forked_child_neither_releases_the_lock_nor_keeps_it_alive(home: Path)
         [sys.executable, "-c", FORKING, str(home)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["held on: True ['LOCK']", "kept alive: False", "child: 0"]
+
+
+FORKED_BETWEEN = """
+import os, signal, sys, threading
+from meles.engine.fs import files
+from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
+
+class Observed(files.Directory):
+    '''When one is opened, another thread forks at once, or as soon as it may.'''
+    def __init__(self, path):
+        super().__init__(path)
+        thread.start()
+        thread.join(0.5)
+
+children = []
+
+def fork():
+    children.append(os.fork())
+    if not children[-1]:
+        os.write(tell, b"here")
+        signal.pause()
+
+told, tell = os.pipe()
+thread = threading.Thread(target=fork)
+files.directory_class = Observed
+directory = open_to_lock(sys.argv[1])
+lock = DirectoryLock.acquire(directory)
+thread.join()
+os.read(told, 4)
+directory.close()
+try:
+    DirectoryLock.acquire(files.Directory(sys.argv[1]), write_pid=False)
+    print("free")
+finally:
+    os.kill(children[0], signal.SIGKILL)
+    os.wait()
+"""
+
+
+def test_a_child_forked_between_opening_and_locking_does_not_keep_the_lock(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED_BETWEEN, str(home)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "free\n", done.stderr
 
 
 def test_a_child_started_by_exec_does_not_keep_the_lock_alive(
