@@ -19,7 +19,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
 )
-from cpython.dict cimport PyDict_Next
+from cpython.dict cimport PyDict_GetItem, PyDict_Next
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
@@ -37,6 +37,7 @@ cdef extern from "bytes.h" nogil:
     void publish64(uint8_t* at, uint64_t value)
     uint64_t swapped64(uint64_t value)
     void prefetch(const void* at)
+    void prefetch_all(const uint8_t* at, size_t size)
     bint little_endian()
     uint8_t check_epoch()
     void crc32c_prepare()
@@ -58,6 +59,10 @@ cdef extern from "Python.h" nogil:
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long us, int interruptible)
     void PyThread_release_lock(PyThread_type_lock lock)
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_iternext)(object)
 
 from os import urandom as _urandom
 from threading import TIMEOUT_MAX as _TIMEOUT_MAX

@@ -23,8 +23,16 @@ static inline uint64_t load64(const uint8_t *at) { uint64_t v; memcpy(&v, at, 8)
 static inline void store16(uint8_t *at, uint16_t v) { memcpy(at, &v, 2); }
 static inline void store32(uint8_t *at, uint32_t v) { memcpy(at, &v, 4); }
 static inline void store64(uint8_t *at, uint64_t v) { memcpy(at, &v, 8); }
-/* Have the processor fetch what will be read soon; any address is allowed. */
-static inline void prefetch(const void *at) { __builtin_prefetch(at); }
+/* Have the processor fetch what will be read soon; any address is allowed. The empty statement keeps
+   a function that does nothing else: to the compiler fetching has no effect. */
+static inline void prefetch(const void *at) {
+    __builtin_prefetch(at);
+    __asm__ volatile("");
+}
+static inline void prefetch_all(const uint8_t *at, size_t size) {
+    for (size_t line = 0; line < size; line += 64) prefetch(at + line);
+    prefetch(at + size - 1);
+}
 static inline uint64_t swapped64(uint64_t v) { return __builtin_bswap64(v); }
 
 /* One aligned store that a follower of a mapped file sees whole, after everything before it. */

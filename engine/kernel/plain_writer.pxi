@@ -93,15 +93,20 @@ cdef class EntryBuffer:
     cdef public Py_ssize_t _size          # as the transaction limit counts
     cdef public Py_ssize_t _size_limit
     cdef public Py_ssize_t _value_limit   # from this size on a value is counted by other rules
+    cdef public Py_ssize_t _large_limit   # up to here as an address and a part of it, `_set` beyond
+    cdef public int _large_shift          # which part: so many bits are shifted out
     cdef public Py_ssize_t _count_limit
     cdef public bint _collecting          # plain entries may come in
     cdef readonly Published _published
 
     def _collect(
         self, Published published not None, Py_ssize_t size_limit, Py_ssize_t value_limit,
-        Py_ssize_t count_limit, bint collecting,
+        Py_ssize_t count_limit, bint collecting, Py_ssize_t large_limit=0, int large_shift=0,
     ):
+        if not 0 <= large_shift < 63:
+            raise ValueError("a size has 63 bits")
         self._published = published
+        self._large_limit, self._large_shift = large_limit, large_shift
         self._size_limit, self._value_limit, self._count_limit = size_limit, value_limit, count_limit
         self._collecting = collecting
         self._clear()
@@ -119,24 +124,27 @@ cdef class EntryBuffer:
         `TransactionTooBigError` (nothing is lost, it can be committed), `ValueError` for a ttl that
         is not above 0 or a meta that is no byte.
         """
-        cdef Py_ssize_t key_size, value_size
+        cdef Py_ssize_t key_size, value_size, counted
         if (
             self._collecting and self._published is not None and ttl is None and type(key) is bytes and type(value) is bytes
             and not self._published.ended and not discard_earlier and type(meta) is int and meta == 0
         ):
             key_size = PyBytes_GET_SIZE(key)
-            value_size = PyBytes_GET_SIZE(value)
+            counted = value_size = PyBytes_GET_SIZE(value)
+            if value_size >= self._value_limit:
+                counted = POINTER_BYTES + (value_size >> self._large_shift)
+            counted += key_size + RECORD_BYTES
             if (
                 0 < key_size <= MAX_KEY_BYTES
                 and <uint8_t>PyBytes_AS_STRING(key)[0] != FIRST_RESERVED
-                and value_size < self._value_limit
-                and self._size + key_size + value_size + RECORD_BYTES <= self._size_limit
+                and (value_size < self._value_limit or value_size <= self._large_limit)
+                and self._size + counted <= self._size_limit
                 and len(self._writes) < self._count_limit
             ):
                 self._writes[key] = value
                 if self._special:
                     self._special.pop(key, None)
-                self._size += key_size + value_size + RECORD_BYTES
+                self._size += counted
                 return
         self._set(key, value, ttl, meta, discard_earlier)
 

@@ -6,7 +6,8 @@
 cdef enum:
     FIRST_BATCH = 32             # entries; who wants little waits for little
     LARGEST_BATCH = 1024
-    LARGEST_BATCH_BYTES = 64 << 10
+    LARGEST_BATCH_BYTES = 256 << 10
+    VALUES_AHEAD = 8             # of the value log: asked for while the one before them is read
 
 cdef uint64_t OWN_VERSION = (<uint64_t>1 << 63) - 1    # iterators.visible: a transaction's own write
 
@@ -117,6 +118,14 @@ cdef class _Source:
         return True
 
 
+cdef struct Wanted:              # a value of the value log, to be read
+    PyObject* file               # ValueFile, borrowed from the map; NULL: where the map says
+    int64_t place
+    uint64_t version
+    Py_ssize_t nth               # in the list of values
+    uint8_t pointer[POINTER_BYTES]
+
+
 cdef class Scan:
     """What a reader at `ts` sees of the keys in [low, high), in batches."""
 
@@ -131,6 +140,8 @@ cdef class Scan:
     cdef bint _busy
     cdef bytes _last             # the key that was judged last
     cdef object _failure         # met in the middle of a batch, to be raised at the next
+    cdef Wanted* _wanted         # of the batch under way, LARGEST_BATCH of them; NULL until needed
+    cdef Py_ssize_t _wanted_count
 
     def __cinit__(
         self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, values_at,
@@ -155,6 +166,10 @@ cdef class Scan:
         self._read_value = value_map(values_at)
         self._keys_wanted, self._values_wanted, self._details = keys, values, details
         self._size = FIRST_BATCH
+        self._wanted = NULL
+
+    def __dealloc__(self):
+        free(self._wanted)
 
     cdef _begin(self):
         self._begun = True
@@ -183,6 +198,52 @@ cdef class Scan:
             and memcmp(PyBytes_AS_STRING(self._last), entry.key, entry.key_size) == 0
         )
 
+    cdef object _want(self, const Entry* entry, Py_ssize_t nth):
+        """Note that the nth value is in the value log; what stands in its place until it is read."""
+        cdef Wanted* wanted
+        if self._wanted == NULL:
+            self._wanted = <Wanted*>malloc(LARGEST_BATCH * sizeof(Wanted))
+            if self._wanted == NULL:
+                raise MemoryError
+        wanted = self._wanted + self._wanted_count
+        self._wanted_count += 1
+        wanted.version, wanted.nth, wanted.file = entry.version, nth, NULL
+        if entry.value_size == POINTER_BYTES:
+            wanted.file = self._read_value.file_of(entry.value)
+        if wanted.file == NULL:
+            return value_bytes(entry)
+        memcpy(wanted.pointer, entry.value, POINTER_BYTES)
+        wanted.place = (<ValueFile>wanted.file)._place(load32(entry.value + 4))
+        return None
+
+    cdef Py_ssize_t _read_wanted(self, list values) except -2:
+        """Put the values noted in their places. -1, or the first that failed, with `_failure` set."""
+        cdef Py_ssize_t at, ahead = 0
+        cdef Wanted* wanted
+        cdef Wanted* later
+        cdef bytes value
+        for at in range(self._wanted_count):
+            wanted = self._wanted + at
+            while ahead < self._wanted_count and ahead <= at + VALUES_AHEAD:
+                later = self._wanted + ahead
+                if later.file != NULL:
+                    (<ValueFile>later.file).ask(later.place, later.pointer)
+                ahead += 1
+            try:
+                if wanted.file != NULL:
+                    value = (<ValueFile>wanted.file).fetch_at(
+                        wanted.place, wanted.pointer, wanted.version
+                    )
+                else:
+                    value = self._read_value._elsewhere(values[wanted.nth], wanted.version)
+                if type(value) is not bytes:
+                    raise TypeError("a value is bytes")
+            except BaseException as error:
+                self._failure = error
+                return wanted.nth
+            values[wanted.nth] = value
+        return -1
+
     def next_batch(self):
         """(keys, values) or, with details, (keys, versions, metas, expiries, values); None at the
         end. What was not asked for is None.
@@ -191,7 +252,7 @@ cdef class Scan:
         again: it never goes on behind what it did not give.
         """
         cdef list keys = [], values = [], versions = [], metas = [], expiries = []
-        cdef Py_ssize_t found = 0, size = 0
+        cdef Py_ssize_t found = 0, size = 0, failed
         cdef _Source lead
         cdef Entry* entry
         cdef bytes key, value
@@ -200,6 +261,7 @@ cdef class Scan:
         if self._busy:
             raise ValueError("iterator already executing")
         self._busy = True
+        self._wanted_count = 0
         try:
             if not self._begun:
                 self._begin()
@@ -217,15 +279,13 @@ cdef class Scan:
                     ):
                         if self._values_wanted:
                             if entry.meta & META_POINTER and not self._details:
-                                value = self._read_value.read(
-                                    entry.value, entry.value_size, entry.version
-                                )
-                                if type(value) is not bytes:
-                                    raise TypeError("a value is bytes")
+                                values.append(self._want(entry, found))
+                                if entry.value_size == POINTER_BYTES:
+                                    size += load32(entry.value + 8)
                             else:
                                 value = value_bytes(entry)
-                            values.append(value)
-                            size += PyBytes_GET_SIZE(value)
+                                values.append(value)
+                                size += PyBytes_GET_SIZE(value)
                         if self._details:
                             versions.append(entry.version)
                             metas.append(entry.meta)
@@ -247,7 +307,17 @@ cdef class Scan:
             if not found or not isinstance(error, Exception):
                 raise
         finally:
-            self._busy = False
+            self._busy = self._wanted_count > 0
+        if self._wanted_count:
+            try:
+                failed = self._read_wanted(values)
+            finally:
+                self._busy = False
+            if failed >= 0:
+                found = failed
+                del keys[found:], values[found:]
+                if not found or not isinstance(self._failure, Exception):
+                    raise self._failure
         self._size = min(2 * self._size, LARGEST_BATCH)
         if not found:
             return None
@@ -286,3 +356,13 @@ cdef class BatchIterator:
                 self._count = 0                  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration
+
+
+def step_directly(type cls not None):
+    """Have instances of a subclass of `BatchIterator` step without looking `__next__` up by name,
+    which Python does once an item because Cython lists it as a method as well.
+    """
+    if not issubclass(cls, BatchIterator) or cls.__next__ is not BatchIterator.__next__:
+        raise TypeError("it does not step as a BatchIterator")
+    (<PyTypeObject*>cls).tp_iternext = (<PyTypeObject*>BatchIterator).tp_iternext
+    return cls

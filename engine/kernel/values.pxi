@@ -10,6 +10,7 @@ cdef enum:
     LARGEST_WRITE = 32 << 20     # bytes of values that one transaction writes at once
     LARGEST_JOINED = 1 << 20     # larger values are not copied to be written with their head
     LONG_VALUE = 16384           # from here on checking it does without the GIL
+    ASKED_BYTES = 2048           # of a value are fetched ahead: its reader outruns the processor's own guess
 
 
 @cython.no_gc
@@ -66,14 +67,24 @@ cdef class ValueFile:
 
     cdef object fetch(self, const uint8_t* pointer, uint64_t version):
         """The value at an encoded address, checked under it."""
+        return self.fetch_at(self._place(load32(pointer + 4)), pointer, version)
+
+    cdef inline void ask(self, int64_t place, const uint8_t* pointer) noexcept:
+        """Have the processor fetch the beginning of the entry at `place`: it will be read soon."""
+        if self._mapping is not None and place >= 0:
+            prefetch_all(
+                self._mapping.base + place,
+                VALUE_HEAD_BYTES + min(load32(pointer + 8), <uint32_t>ASKED_BYTES),
+            )
+
+    cdef object fetch_at(self, int64_t place, const uint8_t* pointer, uint64_t version):
+        """As `fetch`, when `_place` was asked already."""
         cdef uint32_t offset = load32(pointer + 4), length = load32(pointer + 8), crc
         cdef Mapped hold = self._mapping
-        cdef int64_t place
         cdef const uint8_t* at
         cdef uint64_t size = <uint64_t>length + VALUE_HEAD_BYTES - 8
         if hold is None:
             raise self._closed()
-        place = self._place(offset)
         if place < 0:
             raise self._damaged(f"no value of address {offset} is kept here", 0)
         if place < LOG_HEADER_BYTES or <uint64_t>place + VALUE_HEAD_BYTES + length > self._end:
@@ -104,6 +115,10 @@ cdef class ValueMap:
         """`elsewhere(pointer, version)` reads what no `ValueFile` of `files` holds."""
         self._files = {(<ValueFile?>file).logical: file for file in files}
         self._elsewhere = elsewhere
+
+    cdef inline PyObject* file_of(self, const uint8_t* pointer):
+        """Borrowed, and not let go of while this map lives: the ValueFile, or NULL."""
+        return PyDict_GetItem(self._files, load32(pointer))
 
     cdef object read(self, const uint8_t* pointer, size_t size, uint64_t version):
         cdef object file

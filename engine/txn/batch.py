@@ -29,6 +29,7 @@ from meles.engine.writing.writer import Writer
 
 _SPLIT_ENTRIES = 4096  # entries of one commit: larger ones hold the write lock for too long
 _SPLIT_BYTES = 4 << 20
+_LARGE_SHIFT = 2  # a quarter of a large value counts: what one commit appends is bounded
 
 
 class WriteBatch(EntryBuffer):
@@ -52,10 +53,13 @@ class WriteBatch(EntryBuffer):
         self._lost: Callable[[], Exception] | None = None  # why entries came to nothing
         self.committed = 0  # entries written so far
         limit = min(engine.options.txn_limit, _SPLIT_BYTES)
-        large = min(engine.options.value_threshold, limit // 4)
+        threshold = engine.options.value_threshold
+        large = min(threshold, limit // 4)
+        largest = min(limit, engine.options.value_log_file_size) if large == threshold else 0
         self._collect(
-            engine.oracle.clock, limit, large, _SPLIT_ENTRIES, engine.options.namespace_offset < 0
-        )
+            engine.oracle.clock, limit, large, _SPLIT_ENTRIES, engine.options.namespace_offset < 0,
+            largest, _LARGE_SHIFT,
+        )  # fmt: skip
 
     def _check(self) -> None:
         self._engine.check_open()
@@ -103,7 +107,7 @@ class WriteBatch(EntryBuffer):
                 size=size,
             )
         if len(value) >= self._engine.options.value_threshold:
-            return size + len(value) // 4  # bound what one commit writes to the value log
+            return size + (len(value) >> _LARGE_SHIFT)
         return size
 
     def flush(self) -> None:

@@ -23,7 +23,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.errors import ClosedError, Error
 from meles.engine.iterators.range_scan import KeyRange
 from meles.engine.read_view import ReadView
-from meles.engine.txn.batches import KEYS, PAIRS, VALUES, BatchIterator
+from meles.engine.txn.batches import KEYS, PAIRS, VALUES, BatchIterator, step_directly
 from meles.engine.txn.coverage import Coverage
 from meles.engine.txn.entries import BytesLike, as_bytes
 from meles.engine.txn.item import Item
@@ -36,6 +36,7 @@ T = TypeVar("T")
 _SHAPES = {SHAPE_ITEM: VALUES, SHAPE_PAIR: PAIRS, SHAPE_KEY: KEYS, SHAPE_VALUE: VALUES}
 
 
+@step_directly
 class Cursor(BatchIterator, Generic[T]):
     """An iterator over a range, made by `iterate`, `items`, `keys` or `values`.
 

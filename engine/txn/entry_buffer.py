@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from meles.engine.codec.entry import POINTER_BYTES
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.kernel import NATIVE
 from meles.engine.txn.entries import FIRST_RESERVED, NO_META, BytesLike, TimeToLive
@@ -34,10 +35,15 @@ class EntryBufferPy:
         value_limit: int,
         count_limit: int,
         collecting: bool,
+        large_limit: int = 0,
+        large_shift: int = 0,
     ) -> None:
-        """Begin. Values of `value_limit` bytes and more are counted by other rules; `collecting`
-        lets plain entries come in.
+        """Begin. `collecting` lets plain entries come in.
+
+        A value of `value_limit` bytes or more counts as an address and its size shifted right by
+        `large_shift` bits; one of more than `large_limit` is left to `_set`.
         """
+        self._large_limit, self._large_shift = large_limit, large_shift
         self._published = published
         self._size_limit, self._value_limit, self._count_limit = (
             size_limit,
@@ -83,11 +89,14 @@ class EntryBufferPy:
             and not discard_earlier
             and meta is NO_META
         ):
-            size = len(key) + len(value) + ENTRY_OVERHEAD
+            stored = len(value)
+            if stored >= self._value_limit:
+                stored = POINTER_BYTES + (stored >> self._large_shift)
+            size = len(key) + stored + ENTRY_OVERHEAD
             if (
                 0 < len(key) <= MAX_KEY_BYTES
                 and key[0] != FIRST_RESERVED
-                and len(value) < self._value_limit
+                and (len(value) < self._value_limit or len(value) <= self._large_limit)
                 and self._size + size <= self._size_limit
                 and len(self._writes) < self._count_limit
             ):

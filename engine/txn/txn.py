@@ -59,6 +59,7 @@ T = TypeVar("T")
 _NOT_SPECIAL: Final = (0, 0)
 _ONCE: Final = (True,)
 _NO_COUNT_LIMIT: Final = 1 << 62
+_NO_PART: Final = 62  # bits shifted out of a large value's size: it counts as its address
 _FEW: Final = 64  # new keys that are put in order one by one
 
 
@@ -103,7 +104,7 @@ class Txn(EntryBuffer, Scanning):
         self._finished = False
         self._collect(
             oracle.clock, options.txn_limit, options.value_threshold, _NO_COUNT_LIMIT,
-            update and options.namespace_offset < 0,
+            update and options.namespace_offset < 0, options.value_log_file_size, _NO_PART,
         )  # fmt: skip
 
     @property

@@ -13,7 +13,7 @@ from twins import NATIVE, needs_native, twins
 both = pytest.mark.parametrize("base", twins(BatchIteratorPy, "BatchIterator"))
 
 
-def over(base: Any, lists: list[Any], shape: int) -> Any:
+def over(base: Any, lists: list[Any], shape: int, *, directly: bool = False) -> Any:
     class Batches(base):  # type: ignore[misc]
         def __init__(self) -> None:
             self._shape = shape
@@ -33,7 +33,7 @@ def over(base: Any, lists: list[Any], shape: int) -> Any:
             self._count = len(self._keys)
             return True
 
-    return Batches()
+    return (NATIVE.step_directly(Batches) if directly else Batches)()
 
 
 LISTS = [([b"a", b"b"], [b"1", b"2"]), ([], []), ([b"c"], [b"3"])]
@@ -118,4 +118,21 @@ def test_places_before_the_list() -> None:
 def test_both_hand_out_the_same(batches: list[list[Any]], shape: int) -> None:
     lists = [([key for key, _ in batch], [value for _, value in batch]) for batch in batches]
     python, native = over(BatchIteratorPy, lists, shape), over(NATIVE.BatchIterator, lists, shape)
-    assert list(native) == list(python)
+    items = list(python)
+    assert list(native) == items
+    direct = over(NATIVE.BatchIterator, lists, shape, directly=True)
+    assert [*zip(direct, items, strict=False)] == [*zip(items, items, strict=True)]
+    assert list(direct) == []
+
+
+@needs_native
+def test_only_what_steps_as_it_does_may_step_directly() -> None:
+    class Other(NATIVE.BatchIterator):  # type: ignore[misc]
+        def __next__(self) -> Any:
+            raise StopIteration
+
+    for wrong in (Other, BatchIteratorPy, int, type):
+        with pytest.raises(TypeError, match="does not step"):
+            NATIVE.step_directly(wrong)
+    with pytest.raises(TypeError):
+        NATIVE.step_directly(Other())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meles.engine.codec.entry import POINTER_BYTES
 from meles.engine.ids import MAX_KEY_BYTES, RESERVED_PREFIX
 from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBufferPy
 from meles.engine.txn.oracle import PublishedPy
@@ -93,6 +94,23 @@ def test_the_limits_at_their_edges(base: Any) -> None:
 
 
 @both
+@pytest.mark.parametrize("shift", [0, 2, 62])
+def test_a_large_value_counts_as_its_address_and_a_part(base: Any, shift: int) -> None:
+    part = ENTRY_OVERHEAD + 1 + POINTER_BYTES + (100 >> shift)
+    buffer = buffer_of(base)(2 * part, 100, 5, True, 120, shift)
+    buffer.set(b"a", bytes(100))
+    buffer.set(b"b", bytes(100))
+    assert (buffer._size, buffer.left) == (2 * part, [])
+    buffer.set(b"c", bytes(100))
+    assert [given[0] for given in buffer.left] == [b"c"]
+    roomy = buffer_of(base)(1 << 20, 100, 5, True, 120, shift)
+    roomy.set(b"a", bytes(120))
+    assert list(roomy._writes) == [b"a"]
+    roomy.set(b"b", bytes(121))
+    assert [given[0] for given in roomy.left] == [b"b"]
+
+
+@both
 def test_ended_and_not_collecting(base: Any) -> None:
     ended = buffer_of(base)(*LIMITS, ended=True)
     ended.set(b"a", b"")
@@ -135,12 +153,15 @@ calls = st.tuples(
 
 @needs_native
 @settings(max_examples=200)
-@given(st.lists(calls, max_size=30), st.integers(0, 400), st.integers(0, 13), st.integers(0, 6))
+@given(
+    st.lists(calls, max_size=30), st.integers(0, 400), st.integers(0, 13), st.integers(0, 6),
+    st.integers(0, 14), st.integers(0, 62),
+)  # fmt: skip
 def test_both_collect_the_same(
-    done: list[Any], size_limit: int, value_limit: int, count_limit: int
+    done: list[Any], size_limit: int, value_limit: int, count_limit: int, large: int, shift: int
 ) -> None:
     python, native = (
-        buffer_of(base)(size_limit, value_limit, count_limit, True)
+        buffer_of(base)(size_limit, value_limit, count_limit, True, large, shift)
         for base in (EntryBufferPy, NATIVE.EntryBuffer)
     )
     for key, value, more in done:

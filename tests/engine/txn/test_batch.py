@@ -94,6 +94,25 @@ def test_it_splits_itself(open_db: OpenDB, value_bytes: int) -> None:
     assert sum(map(len, db.values())) == 1000 * value_bytes
 
 
+@pytest.mark.parametrize("threshold", [0, 100, "1KiB", "2MiB"])
+@pytest.mark.parametrize("size", [1, 99, 100, 1023, 1024, 70_000, (1 << 20) + 1])
+def test_plain_or_not_an_entry_counts_the_same(
+    open_db: OpenDB, threshold: object, size: int
+) -> None:
+    """`bytes` take the short way into a batch or transaction, other buffers the long one."""
+    db = open_db(memtable_size="16MiB", value_threshold=threshold, value_log_file_size="2MiB")
+    short, long = db.write_batch(), db.write_batch()
+    short.set(b"k", bytes(size))
+    long.set(b"k", bytearray(size))
+    assert short._size == long._size > 0
+    with db.update() as one, db.update() as other:
+        one.set(b"k", bytes(size))
+        other.set(b"k", bytearray(size))
+        assert one._size == other._size > 0
+        one.discard()
+        other.discard()
+
+
 def test_it_splits_by_number_of_entries(db: meles.DB) -> None:
     with db.write_batch() as batch:
         for n in range(10_000):
