@@ -50,11 +50,13 @@ test-asan: $(ASAN)/.stamp
 		$(ASAN)/venv/bin/python -m pytest -n $(JOBS) -m "not long" --timeout 600 \
 		--ignore-glob '*/test_format.py' $(ASAN_TESTS) $(ARGS)
 
-# Every fault at its full count, with a table of what was injected and reached; hours. KILLS=100 for a taste.
-KILLS ?= 1000
+# Every fault at its full count, with a table of what was injected and reached; hours, in parts that
+# can be resumed (`.campaign`). campaign-kills, campaign-images, ...: one group (tests/campaign.py).
 campaign: $(VENV)/.stamp-test
-	MELES_TEST_PROFILE=long MELES_KILLS=$(KILLS) $(PY) -m pytest -n $(JOBS) --timeout 3000 \
-		tests/faults tests/process tests/isolation tests/model tests/security $(ARGS)
+	JOBS=$(JOBS) $(PY) tests/campaign.py $(ARGS)
+
+campaign-%: $(VENV)/.stamp-test
+	JOBS=$(JOBS) $(PY) tests/campaign.py $* $(ARGS)
 
 # Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.
 planted: $(VENV)/.stamp-test

@@ -288,6 +288,7 @@ class Campaign:
         self.checker = Checker()
         self.runs = 0
         self.crashes: Counter[str] = Counter()
+        self.ripe: Counter[str] = Counter()  # of these, those in a directory that has seen all
         self.unheard: set[str] = set()  # kinds of events that do not count
         self._program = program
         shm = Path("/dev/shm")
@@ -319,18 +320,25 @@ class Campaign:
 
     def crash(self) -> None:
         """End the run the hard way, one of several; nothing of it may remain."""
-        how = self.rng.random()
-        if how < 0.4:
+        how = self.rng.choice(
+            ["of the whole tree", "of the supervisor", "of the supervisor, workers stopped"]
+        )
+        if how == "of the whole tree":
             self.load.kill_tree(self.rng)
-            self.crashes["SIGKILL of the whole tree"] += 1
-        elif how < 0.8:
+        elif how == "of the supervisor":
             self.load.kill()
-            self.crashes["SIGKILL of the supervisor"] += 1
         else:
             self.load.kill_with_stopped_workers()
-            self.crashes["SIGKILL of the supervisor, workers stopped"] += 1
         assert_lock_free(self.path)
         self.judge()
+        self.crashes[f"SIGKILL {how}"] += 1
+        self.ripe[f"SIGKILL {how}"] += self.is_ripe()
+
+    def is_ripe(self) -> bool:
+        """Whether this directory has seen all that a crash may meet; one before that counts for
+        nothing."""
+        seen = Counter(self.checker.totals) + Counter(self.checker.current)
+        return all(seen[name] for name in ("flushes", "compactions", "deep", "relocated"))
 
     def stop(self) -> None:
         """End the run by closing, with the writers at work."""

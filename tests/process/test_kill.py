@@ -38,7 +38,7 @@ def kills_under_load(campaign, tally, times):
     assert checker.acked > 20 * times, f"void: {checker.acked} commits"
     assert checker.observations > times
     for what, count in campaign.crashes.items():
-        tally(what, count)
+        tally(what, count, campaign.ripe[what])
     campaign.done()
 
 

@@ -8,6 +8,7 @@ findings.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -52,6 +53,12 @@ def rows_of(reports: Iterable[pytest.TestReport]) -> dict[str, Row]:
             row.reached += reached
             row.violations += report.failed
     return rows
+
+
+def as_json(rows: dict[str, Row], skipped: Iterable[str]) -> str:
+    """The rows, for whoever adds up several runs."""
+    plain = {name: (row.injected, row.reached, row.violations) for name, row in rows.items()}
+    return json.dumps({"rows": plain, "skipped": sorted(set(skipped))})
 
 
 def table(rows: dict[str, Row], skipped: Iterable[str], failed: int) -> list[str]:

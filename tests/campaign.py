@@ -1,0 +1,173 @@
+"""The campaign: every fault at its full count, in parts that end within half an hour each.
+
+    python tests/campaign.py              all parts that are not done yet, then the table
+    python tests/campaign.py kills flips  those groups only; `make campaign-kills` is this
+    python tests/campaign.py --table      only the table of what is done
+    python tests/campaign.py --fresh ...  forget what these groups have done, and begin anew
+
+What a part did stands in `.campaign/PART.json`, so an interrupted campaign goes on where it was. A
+part that failed is run again. Exit code 1 if anything failed or was not reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from tally import Row, table  # noqa: E402 - from the folder named above
+
+DONE = Path(os.environ.get("MELES_CAMPAIGN", ROOT / ".campaign"))
+JOBS = os.environ.get("JOBS", "1")
+PROCESS, FAULTS = "tests/process", "tests/faults"
+
+
+class Part(NamedTuple):
+    """One run of pytest, and what is set in its environment."""
+
+    args: tuple[str, ...]
+    environ: dict[str, str]
+
+
+def parts(count: int, *args: str, **environ: object) -> list[Part]:
+    """The same `count` times over; each is told which it is."""
+    common = {name: str(value) for name, value in environ.items()}
+    return [
+        Part(args, {**common, "MELES_PART": str(n), "MELES_PARTS": str(count)})
+        for n in range(count)
+    ]
+
+
+LONG = ("-m", "long")
+GROUPS: dict[str, list[Part]] = {
+    # F1, F26: 60 directories, each with fifty kills and those in opening; over 3,000 that count
+    "kills": parts(
+        60, f"{PROCESS}/test_kill.py::test_everything_acknowledged_survives_fifty_kills"
+    ),
+    # F3: 500 of each kind of worker
+    "workers": parts(
+        10, f"{PROCESS}/test_worker_kill.py::test_the_deaths_of_many_workers_cost_nothing",
+        MELES_KILLS=50,
+    ),
+    # F5: 100 of each kind
+    "hangs": parts(
+        5, f"{PROCESS}/test_worker_kill.py::test_many_workers_that_hang_cost_nothing",
+        f"{PROCESS}/test_hung_worker.py", MELES_KILLS=40,
+    ),
+    # F2: every call that changes files, before it and after a third of a write
+    "syscalls": parts(4, *LONG, f"{PROCESS}/test_killed_at_each_call.py"),
+    # F9, F10
+    "calls": parts(1, *LONG, f"{FAULTS}/test_every_call.py"),
+    # F8c: 10,000 images of the load, and as many of recovery
+    "images": parts(1, *LONG, f"{FAULTS}/test_crash_images.py", MELES_IMAGES=13000),
+    # F7, F13, F14: over 65,536 flips
+    "flips": parts(1, f"{FAULTS}/test_damage.py"),
+    # F8a: ext4 shut down under load
+    "cuts": parts(10, *LONG, f"{PROCESS}/test_power_cut.py", MELES_CUTS=100),
+    # F11
+    "full": parts(2, *LONG, f"{PROCESS}/test_full_disk.py", MELES_FULL=25),
+    # F23: each signal, target, kind of host and moment, by stage
+    "signals": [
+        Part((*LONG, f"{PROCESS}/test_closing_signals.py", "-k", stage), {})
+        for stage in (
+            "refuse_writes", "stop_value_gc", "drain_writer", "flush_memtables", "stop_flusher",
+            "compact_level_zero", "stop_compactors", "seal_value_log", "close_logs", "stop_pool",
+            "close_tables", "stop_oracle", "close_manifest", "sync_directories", "release_locks",
+        )
+    ],
+    # C1 - C9: a million transactions under thirteen option sets
+    "isolation": [
+        *parts(4, *LONG, "tests/isolation/test_option_sets.py", MELES_TRANSACTIONS=250_000),
+        Part((*LONG, "tests/isolation", "--deselect", "tests/isolation/test_option_sets.py"), {}),
+    ],
+    # C8
+    "model": parts(2, *LONG, "tests/model"),
+    # S1 - S16, and F6 and F13 by fuzzing
+    "security": parts(1, "tests/security", "tests/workers/wire", MELES_TEST_PROFILE="long"),
+    # random options and faults over one directory
+    "stress": parts(3, *LONG, f"{PROCESS}/test_stress.py", MELES_STRESS_MINUTES=20),
+    # everything else there is of these folders
+    "rest": parts(1, "-m", "not long", FAULTS, PROCESS),
+}  # fmt: skip
+
+
+def commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    return found.stdout.strip() or "unknown"
+
+
+def run(name: str, part: Part) -> bool:
+    """Run a part that is not done; True when it is done now."""
+    path = DONE / f"{name}.json"
+    if path.exists() and not json.loads(path.read_text())["failed"]:
+        return True
+    print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(part.args)}", flush=True)
+    log, note, began = DONE / f"{name}.log", DONE / f"{name}.rows", time.monotonic()
+    environ = {**os.environ, **part.environ, "MELES_TALLY": str(note)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", JOBS]
+    with log.open("wb") as out:
+        code = subprocess.run(
+            [*command, "--timeout", "3000", *part.args], cwd=ROOT, env=environ, stdout=out,
+            stderr=subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
+    rows = json.loads(note.read_text()) if note.exists() else {"rows": {}, "skipped": []}
+    note.unlink(missing_ok=True)
+    done = {"commit": commit(), "seconds": round(time.monotonic() - began), "failed": code, **rows}
+    path.write_text(json.dumps(done, indent=1))
+    if code:
+        print(f"{name} FAILED, see {log}", flush=True)
+    return code == 0
+
+
+def print_table() -> bool:
+    """What is done, added up; False if something failed."""
+    sums: dict[str, Row] = {}
+    skipped: list[str] = []
+    failed, commits = 0, set()
+    done = sorted(DONE.glob("*.json"))
+    for path in done:
+        found = json.loads(path.read_text())
+        commits.add(found["commit"])
+        failed += bool(found["failed"])
+        skipped += found["skipped"]
+        for fault, (injected, reached, violations) in found["rows"].items():
+            row = sums.setdefault(fault, Row())
+            row.injected += injected
+            row.reached += reached
+            row.violations += violations
+    for line in table(sums, skipped, failed):
+        print(line)
+    total = sum(map(len, GROUPS.values()))
+    print(f"{len(done)} of {total} parts done, at {', '.join(sorted(commits)) or 'none'}")
+    return not failed and not any(row.violations for row in sums.values())
+
+
+def main(words: list[str]) -> int:
+    DONE.mkdir(exist_ok=True)
+    chosen = [word for word in words if not word.startswith("-")] or list(GROUPS)
+    unknown = set(chosen) - GROUPS.keys()
+    if unknown:
+        print(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+        return 2
+    named = [(f"{group}-{n:02d}", part) for group in chosen for n, part in enumerate(GROUPS[group])]
+    if "--fresh" in words:
+        for name, _ in named:
+            (DONE / f"{name}.json").unlink(missing_ok=True)
+    well = True
+    for name, part in named if "--table" not in words else []:
+        well = run(name, part) and well
+    return 0 if print_table() and well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
