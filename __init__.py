@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Finding,
         GCReport,
         Health,
+        Rotation,
         Size,
         SpaceReport,
         Stage,
@@ -81,6 +82,7 @@ _LAZY = {
     "Finding": "meles.engine.reports",
     "GCReport": "meles.engine.reports",
     "Health": "meles.engine.reports",
+    "Rotation": "meles.engine.reports",
     "Size": "meles.engine.reports",
     "SpaceReport": "meles.engine.reports",
     "Stage": "meles.engine.reports",
@@ -151,6 +153,37 @@ def doctor(
     return diagnose(where, loaded, opener, fix=fix, wait=seconds(wait, "wait"))
 
 
+def rotate(
+    path: str | os.PathLike[str],
+    *,
+    old_key: bytes | str | None = None,
+    new_key: bytes | str | None = None,
+    plaintext: bool = False,
+    wait: float | timedelta = 0.0,
+) -> Rotation:
+    """Give a closed database another master key: from now on it opens with `new_key` alone.
+
+    Keys are 16, 24 or 32 bytes, or their hexadecimal text, as the option `encryption_key`. Without
+    `old_key` a database that is not encrypted becomes so: what is written from now on is encrypted,
+    what is there already when it is rewritten. `plaintext=True`, without a `new_key`, ends
+    encryption in the same way; the keys of the files that are still encrypted are then in the
+    directory, for anybody to read.
+
+    Nothing but the key registry is replaced, all at once. Raises `EncryptionKeyError` (the old key
+    is not the one), `ConfigError`, `LockedError`, `DirectoryMissingError`.
+    """
+    from meles.engine.arguments import directory_path, seconds
+    from meles.engine.options import load_options
+    from meles.engine.rotation import rotate_keys
+
+    where = directory_path(path, "path", make=False)
+    old, new = (
+        load_options({"encryption_key": key}, environ={}).encryption_key
+        for key in (old_key, new_key)
+    )
+    return rotate_keys(where, old, new, plaintext=plaintext, wait=seconds(wait, "wait"))
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
@@ -188,6 +221,7 @@ __all__ = [
     "Options",
     "PermissionsError",
     "ReadOnlyError",
+    "Rotation",
     "Sequence",
     "Size",
     "SpaceReport",
@@ -205,4 +239,5 @@ __all__ = [
     "WriteStallError",
     "doctor",
     "open",
+    "rotate",
 ]

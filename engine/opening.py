@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 
 from meles.engine import recovery
 from meles.engine.codec.compression import require
+from meles.engine.crypt.registry import OwnedKeys
 from meles.engine.engine import Engine
-from meles.engine.errors import ConfigError, DirectoryMissingError, InvariantError
+from meles.engine.errors import DirectoryMissingError, InvariantError
 from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory, make_directory
-from meles.engine.fs.names import MANIFEST
+from meles.engine.fs.names import MANIFEST, REGISTRY
 from meles.engine.fs.ownership import check_ownership
+from meles.engine.keys_of_directory import open_directory_keys
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.run_job import JobDirs
@@ -140,6 +142,20 @@ def _lock(opening: Opening, path: str) -> None:
     opening.locks.append(lock)
 
 
+def open_keys(opening: Opening) -> None:
+    """The data keys, before anything that may be sealed with them is read."""
+    tables, options = opening.files.dirs.tables, opening.options
+    had = REGISTRY in tables.names()
+    if not had and not opening.read_only:
+        opening.unwind.callback(tables.unlink, REGISTRY)
+    keys = open_directory_keys(
+        opening.files.dirs, options.encryption_key, options.encryption_key_rotation,
+        read_only=opening.read_only,
+    )  # fmt: skip
+    for directory in opening.directories:
+        directory.keys = keys
+
+
 def open_manifest(opening: Opening) -> None:
     tables = opening.files.dirs.tables
     if not opening.read_only and MANIFEST not in tables.names():
@@ -161,11 +177,6 @@ def make_caches(opening: Opening) -> None:
     opening.files.indexes = IndexCache(opening.options.index_cache_size)
 
 
-def check_keys(opening: Opening) -> None:
-    if opening.options.encryption_key is not None:
-        raise ConfigError("option encryption_key: this version stores nothing encrypted yet")
-
-
 def recover_values(opening: Opening) -> None:
     recovery.recover_values(opening.files)
 
@@ -184,6 +195,10 @@ def open_values(opening: Opening) -> None:
 
 def settle(opening: Opening) -> None:
     recovery.settle(opening.files)
+    keys = opening.files.dirs.tables.keys
+    mixed = isinstance(keys, OwnedKeys) and bool(keys.active) and keys.mixed
+    if mixed and recovery.all_encrypted(opening.files):
+        keys.refuse_plain_files()
 
 
 def make_store(opening: Opening) -> None:
@@ -220,10 +235,10 @@ FILE_STEPS: list[Step] = [
     ("make directories", make_directories),
     ("lock directory", lock_directory),
     ("lock value directory", lock_value_directory),
+    ("open keys", open_keys),
     ("open MANIFEST", open_manifest),
     ("check codecs", check_codecs),
     ("make caches", make_caches),
-    ("check keys", check_keys),
     ("recover value log", recover_values),
     ("replay logs", replay_logs),
     ("open tables", open_tables),

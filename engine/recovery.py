@@ -20,8 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from meles.engine.codec.checksum import crc32c
-from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
+from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import (
     CorruptionError,
     DirectoryMissingError,
@@ -30,7 +29,9 @@ from meles.engine.errors import (
 )
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
-from meles.engine.log.frame import BODY, KIND_END, PREFIX, aligned
+from meles.engine.log.frame import aligned
+from meles.engine.log.reader import LogReader
+from meles.engine.log.sealed import end_frame, map_log
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile, Replay
 from meles.engine.manifest.version import Level, Version, VlogMeta
@@ -123,7 +124,7 @@ def recover_values(state: Recovering) -> None:
         if vlog.sealed:
             continue
         needed = max(vlog.size, HEADER_BYTES)  # durable, because tables point into it
-        found = recover_tail(state.dirs.values, vlog.id, start=needed)
+        found = recover_tail(state.dirs.values, vlog.id, needed, vlog)
         if found.clean_end < needed:
             raise CorruptionError(
                 f"values up to byte {needed} were durable, {found.clean_end} are left",
@@ -221,7 +222,7 @@ def _lacks_its_header(directory: Directory, name: str) -> bool:
 
 def _replay_one(state: Recovering, mem_id: int) -> Replayed:
     directory, name = state.dirs.tables, file_name(Kind.WAL, mem_id)
-    mapping = directory.map(name)
+    mapping = map_log(directory, name)
     state.unwind.callback(_close_mapping, mapping)
     replayed = replay(mapping, mem_id, directory.join(name), state.value_ends)
     state.unwind.callback(replayed.memtable.index.release)
@@ -263,15 +264,9 @@ def _end_log(state: Recovering, name: str, result: Replayed) -> None:
     end = aligned(result.tail.end)
     with directory.open(name, write=True) as file:
         file.truncate(result.tail.end)
-        file.pwrite(_end_frame(file.pread(HEADER_BYTES, 0), result), end)
+        header, records = file.pread(HEADER_BYTES, 0), result.memtable.records
+        file.pwrite(end_frame(directory, header, end, result.tail.last_ts, records), end)
         file.sync()
-
-
-def _end_frame(header: bytes, result: Replayed) -> bytes:
-    """The end record that says: this prefix is the whole log."""
-    body = BODY.pack(result.tail.last_ts, result.memtable.records, KIND_END, 0)
-    seed = decode_header(header, MAGIC_WAL, "").seed
-    return PREFIX.pack(len(body), crc32c(body, seed ^ len(body))) + body
 
 
 def _keep_copy(state: Recovering, name: str, end: int) -> None:
@@ -433,8 +428,8 @@ def _seal_recovered_values(state: Recovering) -> list[VlogMeta]:
     put, remove = [], []
     for meta in state.recovered_values.values():
         if meta.size > HEADER_BYTES:
-            lost = state.lost_values[meta.id]
-            put.append(seal_recovered(state.dirs.values, meta.id, meta.size, meta.entries, lost))
+            found = (meta.size, meta.entries, state.lost_values[meta.id])
+            put.append(seal_recovered(state.dirs.values, meta.id, *found, known=meta))
         else:
             remove.append(meta.id)
     if (put or remove) and state.manifest is not None:
@@ -446,6 +441,15 @@ def _seal_recovered_values(state: Recovering) -> list[VlogMeta]:
         state.report.removed_files += 1
         state.dirs.values.unlink(file_name(Kind.VLOG, file_id))
     return put
+
+
+def all_encrypted(state: Recovering) -> bool:
+    """Whether no file is left from before the directory was encrypted."""
+    return (
+        all(table.key_id for table in state.version.tables.values())
+        and all(vlog.key_id for vlog in state.version.vlogs)
+        and all(LogReader(memtable.map, "").header.key_id for memtable in state.sealed)
+    )
 
 
 def last_timestamp(state: Recovering) -> int:

@@ -76,6 +76,17 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """What `meles.rotate` did: whether new files are encrypted now, and how many data keys there
+    are.
+    """
+
+    path: str
+    encrypted: bool
+    data_keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class GCReport:
     """A value-log collection. `files` lists (file id, outcome, reason); outcome is one of kept,
     dropped, rewritten."""

@@ -33,7 +33,7 @@ from meles.engine.reports import SpacePin, SpaceReport
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
 from meles.engine.txn.oracle import Oracle, ReadMark
-from meles.engine.vlog.layout import ENTRY_BYTES
+from meles.engine.vlog.layout import ENTRY_BYTES, more_of
 
 _COLUMN_BYTES: Final = 16  # a block's words for an entry, beside key and value
 _IN_MEMORY: Final = 1 << 40  # a mark beside an entry's meta: it lies in a log
@@ -100,12 +100,20 @@ def _classify(view: ReadView, snapshots: list[int], to_keep: int) -> _Tally:
                 kind = "superseded"
             last, newer = key, version
             size = 0 if meta & _IN_MEMORY else len(key) + len(value) + _COLUMN_BYTES
-            length = ValuePointer.decode(value).length + ENTRY_BYTES if meta & META_POINTER else 0
+            length = _stored_bytes(view, value) if meta & META_POINTER else 0
             tally.tables[kind] += size
             tally.values[kind] += length
             if kind == "pinned":
                 tally.pinned[snapshots[at]] += size + length
     return tally
+
+
+def _stored_bytes(view: ReadView, pointer: bytes) -> int:
+    """What a value takes in the value log."""
+    address = ValuePointer.decode(pointer)
+    file = view.version.physical.get(address.file_id)
+    more = 0 if file is None else more_of(file.key_id)
+    return address.length + ENTRY_BYTES + more
 
 
 def _kind_of_kept(meta: int, expiry: int, now: int) -> str:

@@ -19,10 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from meles.engine.crypt.keys import seals
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.jobs import NewFile
+from meles.engine.log.sealed import new_log
 from meles.engine.log.writer import LogWriter
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile
@@ -35,6 +37,7 @@ from meles.engine.table.cache import NO_BLOCKS, BlockCache, CacheStats
 from meles.engine.table.index_cache import NO_INDEXES, IndexCache, IndexCacheStats
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile
+from meles.engine.vlog.sealed import new_value_log
 from meles.engine.vlog.value_log import ValueLogView, ValueSource
 from meles.engine.vlog.writer import ValueLogWriter
 
@@ -59,6 +62,7 @@ class Store:
         # fixed after construction
         self.dirs = dirs
         self.options = options
+        self.seals = seals(dirs.tables.keys)
         self.cache = cache
         self.indexes = indexes
         self._manifest = manifest  # None: read-only
@@ -170,7 +174,7 @@ class Store:
     # -- logs and memtables ----------------------------------------------------------------------
 
     def _create_log_locked(self) -> LogWriter:
-        log = LogWriter(self.dirs.tables, self._next_mem)
+        log = new_log(self.dirs.tables, self._next_mem)
         try:
             self.dirs.tables.sync()
         except BaseException:
@@ -202,11 +206,11 @@ class Store:
 
     def _create_values_locked(self) -> ValueLogWriter:
         file_id = self.reserve_vlog()
-        writer = ValueLogWriter(self.dirs.values, file_id)
+        writer = new_value_log(self.dirs.values, file_id)
         try:
             self.dirs.values.sync()
             self.commit_edit(
-                Edit(put_vlogs=(VlogMeta(file_id, (file_id,)),)),
+                Edit(put_vlogs=(writer.described(),)),
                 values=lambda view: view.with_file(writer),
             )
         except DiskFullError:  # then the MANIFEST does not name it

@@ -14,10 +14,13 @@ from typing import Final
 
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_POINTER
+from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import CorruptionError, InvariantError
+from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_VERSION
-from meles.engine.log.reader import LogReader
+from meles.engine.log.reader import LogReader, WalBuffer
+from meles.engine.log.sealed import SealedLogWriter, map_log
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.read_view import ReadView
 from meles.engine.reports import VerifyReport
@@ -46,8 +49,7 @@ def verify(store: Store, *, values: bool) -> VerifyReport:
     except InvariantError as error:
         found.problems.append(str(error))
     for memtable in (view.active, *view.sealed):
-        path = store.dirs.tables.join(file_name(Kind.WAL, memtable.id))
-        _check_log(memtable, path, found)
+        _check_log(memtable, store.dirs.tables, found)
         if values:
             batches = memtable.scan(None, None, MAX_VERSION, all_versions=True)
             _follow_pointers(view, batches, found)
@@ -60,19 +62,34 @@ def verify(store: Store, *, values: bool) -> VerifyReport:
     )
 
 
-def _check_log(memtable: Memtable, path: str, found: _Found) -> None:
-    """Whether every frame that the memtable stands on is whole."""
+def _check_log(memtable: Memtable, directory: Directory, found: _Found) -> None:
+    """Whether every frame that the memtable stands on is whole, also as it was sealed."""
     end, data = memtable.size, memtable.map  # commits go on behind the end
+    name = file_name(Kind.WAL, memtable.id)
+    path = directory.join(name)
     if not len(data):
         return  # the active memtable of a read-only handle has no log
     try:
         reader = LogReader(data, path, end=end)
         deque(reader.frames(), maxlen=0)
+        if isinstance(memtable.log, SealedLogWriter):
+            end = min(end, memtable.log.published)  # the last commit may be on its way there
+        if reader.gap and _stored_differs(directory, name, data, end):
+            found.problems.append(f"{path}: what is stored is not what was committed")
     except CorruptionError as error:
         found.problems.append(str(error))
         return
     if reader.tail is not None and reader.tail.end < end:
         found.problems.append(f"{path} at byte {reader.tail.end}: frame checksum does not match")
+
+
+def _stored_differs(directory: Directory, name: str, data: WalBuffer, end: int) -> bool:
+    """Whether a sealed log, opened again, is another one than the plain log in memory."""
+    try:
+        with map_log(directory, name) as stored:
+            return stored[HEADER_BYTES:end] != data[HEADER_BYTES:end]
+    except FileNotFoundError:
+        return False  # it was flushed meanwhile
 
 
 def _check_table(view: ReadView, table: Table, found: _Found, *, values: bool) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import click
 import meles
-from meles.engine.cli import care_verbs, feed_verbs, keys_verbs, stress_verbs
+from meles.engine.cli import care_verbs, feed_verbs, keys_verbs, rotate_verbs, stress_verbs
 from meles.engine.cli.config_verbs import config_group
 from meles.engine.cli.render import printable
 from meles.engine.cli.verb import CORRUPT, LOCKED, OK, PROBLEM, USAGE
@@ -32,6 +32,7 @@ for _verb in (
     *feed_verbs.VERBS,
     *keys_verbs.VERBS,
     *care_verbs.VERBS,
+    *rotate_verbs.VERBS,
     *stress_verbs.VERBS,
     config_group,
 ):

@@ -22,6 +22,8 @@ import meles
 
 P = ParamSpec("P")
 OK, PROBLEM, USAGE, LOCKED, CORRUPT = 0, 1, 2, 3, 4  # exit codes
+KEY_SIZES = (16, 24, 32)
+_KEY = "meles.key"  # where a command notes the key it was given
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Target:
 
     directory: str
     config: str | None
-    options: dict[str, str]
+    options: dict[str, str] = dataclasses.field(repr=False)  # a key may be among them
     wait: float
 
     def open(self, mode: str = "own") -> meles.DB:
@@ -72,14 +74,45 @@ def plain(value: object) -> Any:
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, str]:
-    """`name=value` texts as a map; the values are checked where they are used."""
-    options = {}
+    """`name=value` texts as a map, with the key from `--key-file`; the values are checked where
+    they are used.
+    """
+    options = dict(click.get_current_context().meta.get(_KEY, {}))
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
             raise click.UsageError(f"--option {pair!r} is not name=value")
+        if name.strip().replace("-", "_") == "encryption_key":
+            raise click.UsageError("everybody can read a command line: use --key-file")
         options[name.strip().replace("-", "_")] = value
     return options
+
+
+def read_key(where: str, prompt: str) -> str:
+    """A master key from a file, as hexadecimal text; `-` asks for that on the terminal.
+
+    A file holds the 16, 24 or 32 bytes themselves, or their hexadecimal text.
+    """
+    if where == "-":
+        return str(click.prompt(f"{prompt} (hexadecimal)", hide_input=True, err=True))
+    try:
+        content = Path(where).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"key file {where!r} cannot be read: {error.strerror}") from None
+    if len(content) in KEY_SIZES:
+        return content.hex()
+    try:
+        return bytes.fromhex(content.decode("ascii")).hex()
+    except ValueError:
+        sizes = ", ".join(map(str, KEY_SIZES))
+        raise click.UsageError(
+            f"key file {where!r} holds neither a key of {sizes} bytes nor its hexadecimal text"
+        ) from None
+
+
+def _note_key(context: click.Context, _parameter: click.Parameter, where: str | None) -> None:
+    if where is not None:
+        context.meta[_KEY] = {"encryption_key": read_key(where, "Key")}
 
 
 def config_path(name: str | None) -> str | None:
@@ -107,7 +140,14 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--config` and `--option`."""
+    """`--config`, `--option` and `--key-file`."""
+    command = click.option(
+        "--key-file",
+        metavar="FILE",
+        expose_value=False,
+        callback=_note_key,
+        help="File with the encryption key, raw or hexadecimal; - asks for it.",
+    )(command)
     command = click.option(
         "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="An option of the database."
     )(command)

@@ -25,6 +25,7 @@ MAGIC_WAL: Final = b"MELESWAL"
 MAGIC_TABLE: Final = b"MELESSST"
 MAGIC_VLOG: Final = b"MELESVLG"
 MAGIC_MANIFEST: Final = b"MELESMAN"
+MAGIC_REGISTRY: Final = b"MELESKEY"
 
 assert _FIXED.size + _CRC.size == HEADER_BYTES, "FORMAT.md says 64"  # noqa: S101
 

@@ -94,7 +94,7 @@ def _bad_headers(facts: Facts) -> list[Case]:
         )
         for (kind, number), fact in sorted(facts.files.items(), key=lambda item: item[0][1])
         if fact.says is None and fact.problem and not fact.blank
-        and (kind, number) not in facts.aside
+        and (kind, number) not in facts.aside and facts.header_known(kind, number)
     ]  # fmt: skip
 
 
@@ -208,6 +208,15 @@ def _logs(facts: Facts, version: Version) -> list[Case]:
     if not full:
         return []
     known = {number for kind, number in facts.aside if kind is Kind.WAL}
+    lost = [n for n in full if there[n].says is None and not facts.header_known(Kind.WAL, n)]
+    if lost:
+        behind = tuple(number for number in needed if number >= lost[0])
+        return [
+            Case(
+                file_name(Kind.WAL, lost[0]), "lost its header, so it cannot be decrypted",
+                Do.SET_LOGS_ASIDE, "the commits in it and all later ones", Kind.WAL, behind,
+            )
+        ]  # fmt: skip
     gaps = [n for n in range(version.min_mem, full[-1]) if n not in needed and n not in known]
     if not gaps:
         return []

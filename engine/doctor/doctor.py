@@ -9,6 +9,7 @@ Fails with: nothing that is wrong with the directory; `ConfigError` for a bad op
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,19 +17,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from meles.engine.doctor.decide import decide, lost_values
-from meles.engine.doctor.examine import examine
+from meles.engine.doctor.examine import examine, plain
 from meles.engine.doctor.facts import Case, Do
 from meles.engine.doctor.repair import Repair
 from meles.engine.errors import (
     ConfigError,
     CorruptionError,
     DirectoryMissingError,
+    EncryptionKeyError,
     Error,
     FormatVersionError,
     InvariantError,
     LockedError,
 )
 from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
+from meles.engine.fs.names import REGISTRY
+from meles.engine.keys_of_directory import open_directory_keys
 from meles.engine.options import Options
 from meles.engine.reports import Diagnosis, Finding
 from meles.engine.run_job import JobDirs
@@ -66,6 +70,11 @@ def _treat(path: str, options: Options, *, fix: bool, wait: float) -> tuple[list
     """Examine the files and, with `fix`, do what was decided."""
     with ExitStack() as stack:
         dirs = _locked(stack, path, options, shared=not fix, wait=wait)
+        try:
+            keys = open_directory_keys(dirs, options.encryption_key, math.inf, read_only=True)
+        except CorruptionError as error:
+            return [Case(REGISTRY, f"is damaged: {plain(error)}")], []
+        dirs.tables.keys = dirs.values.keys = keys
         facts = examine(dirs)
         cases = decide(facts)
         return cases, Repair(dirs, options, facts).do(cases) if fix else []
@@ -161,6 +170,8 @@ def explain(error: Exception) -> str:
         return f"it is of a newer version: {error}"
     if isinstance(error, ConfigError):
         return f"an option does not fit it: {error}"
+    if isinstance(error, EncryptionKeyError):
+        return f"the key does not fit: {error}"
     if isinstance(error, PermissionError):
         return f"this user may not read it: {error}"
     if isinstance(error, CorruptionError):

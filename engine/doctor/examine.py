@@ -20,14 +20,16 @@ from meles.engine.codec.header import (
     FileHeader,
     decode_header,
 )
+from meles.engine.crypt.keys import seals
 from meles.engine.doctor.facts import Facts, FileFact
 from meles.engine.errors import CorruptionError, Error, FormatVersionError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, parse_name
 from meles.engine.ids import MAX_LEVELS
 from meles.engine.log.reader import LogReader
+from meles.engine.log.sealed import map_log
 from meles.engine.manifest.manifest_file import replay_manifest
-from meles.engine.manifest.version import Version
+from meles.engine.manifest.version import TableMeta, Version, VlogMeta
 from meles.engine.run_job import JobDirs
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile, load_meta
@@ -45,7 +47,7 @@ def plain(error: Exception) -> str:
 
 def examine(dirs: JobDirs) -> Facts:
     """Everything there is to know about a directory."""
-    facts = Facts()
+    facts = Facts(encrypted=seals(dirs.tables.keys))
     _examine_manifest(dirs.tables, facts)
     directories = {dirs.tables.fd: dirs.tables, dirs.values.fd: dirs.values}
     for directory in directories.values():
@@ -72,18 +74,18 @@ def _examine_manifest(directory: Directory, facts: Facts) -> None:
     data = directory.read(MANIFEST)
     try:
         facts.external = decode_header(data, MAGIC_MANIFEST, path).external
-        facts.version = replay_manifest(data, path, MAX_LEVELS).version
+        facts.version = replay_manifest(data, path, MAX_LEVELS, directory.keys).version
     except FormatVersionError as error:
         facts.manifest_problem, facts.manifest_newer = plain(error), True
     except CorruptionError as error:
         facts.manifest_problem = f"is damaged: {plain(error)}"
-        facts.version = _before_damage(data[: error.offset], path)
+        facts.version = _before_damage(data[: error.offset], path, directory)
 
 
-def _before_damage(data: bytes, path: str) -> Version | None:
+def _before_damage(data: bytes, path: str, directory: Directory) -> Version | None:
     """What the whole records in front of the damage say."""
     try:
-        return replay_manifest(data, path, MAX_LEVELS).version
+        return replay_manifest(data, path, MAX_LEVELS, directory.keys).version
     except (CorruptionError, FormatVersionError):
         return None
 
@@ -116,9 +118,13 @@ def _beginning(directory: Directory, kind: Kind, number: int) -> tuple[int | Non
         return None, blank
 
 
-def header_of(kind: Kind, number: int) -> bytes:
-    """The header every file of this kind and number has."""
-    return FileHeader(_MAGIC[kind], number).encode()
+def header_of(kind: Kind, number: int, known: TableMeta | VlogMeta | None = None) -> bytes:
+    """The header every file of this kind and number has that is not sealed, or the one `known`
+    has.
+    """
+    if known is None or not known.key_id:
+        return FileHeader(_MAGIC[kind], number).encode()
+    return FileHeader(_MAGIC[kind], number, key_id=known.key_id, salt=known.salt).encode()
 
 
 def _examine_table(directory: Directory, number: int, says: int | None) -> FileFact:
@@ -159,17 +165,19 @@ def _examine_values(
 
 def _examine_log(directory: Directory, number: int, says: int | None) -> FileFact:
     name = file_name(Kind.WAL, number)
-    data = directory.read(name)
     if says is None:
+        data = directory.read(name)
         problem = "has a damaged header" if any(data[:HEADER_BYTES]) else "lost its beginning"
         return FileFact(None, problem)
-    reader, refers = LogReader(data, directory.join(name)), set()
+    refers: set[int] = set()
     try:
-        for frame in reader.frames():
-            for record in reader.records(frame):
-                if record.meta & META_POINTER:
-                    address = data[record.value_at : record.stop]
-                    refers.add(ValuePointer.decode(address).file_id)
+        with map_log(directory, name) as mapping:
+            reader = LogReader(mapping, directory.join(name))
+            for frame in reader.frames():
+                for record in reader.records(frame):
+                    if record.meta & META_POINTER:
+                        address = mapping[record.value_at : record.stop]
+                        refers.add(ValuePointer.decode(address).file_id)
     except CorruptionError as error:
         return FileFact(says, f"is damaged: {plain(error)}", refers=frozenset(refers))
     return FileFact(says, refers=frozenset(refers))

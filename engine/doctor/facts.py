@@ -34,10 +34,23 @@ class Facts:
 
     version: Version | None = None
     external: int = 0
+    encrypted: bool = False  # new files of the directory are sealed
     manifest_problem: str = ""
     manifest_newer: bool = False
     files: dict[tuple[Kind, int], FileFact] = field(default_factory=dict)
     aside: set[tuple[Kind, int]] = field(default_factory=set)
+
+    def header_known(self, kind: Kind, number: int) -> bool:
+        """Whether a file's header can be written anew: a sealed one has a salt of its own."""
+        return not self.encrypted or self.named(kind, number) is not None
+
+    def named(self, kind: Kind, number: int) -> TableMeta | VlogMeta | None:
+        """What the MANIFEST says of a file."""
+        if self.version is None:
+            return None
+        if kind is Kind.TABLE:
+            return self.version.tables.get(number)
+        return next((v for v in self.version.vlogs if kind is Kind.VLOG and v.id == number), None)
 
     def of(self, kind: Kind) -> dict[int, FileFact]:
         """The files of a kind by number, ascending."""

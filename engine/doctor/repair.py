@@ -101,7 +101,7 @@ class Repair:
         aside = free_name(directory, case.name)
         copy_file(directory, case.name, aside)
         with directory.open(case.name, write=True) as file:
-            file.pwrite(header_of(kind, number), 0)
+            file.pwrite(header_of(kind, number, self._facts.named(kind, number)), 0)
             file.sync()
         return f"new header, a copy from before is {aside}"
 
@@ -136,7 +136,8 @@ class Repair:
     def _salvage_values(self, case: Case) -> str:
         number = case.ids[0]
         aside = self._set_aside(Kind.VLOG, number)
-        meta = salvage_values(self._dirs.values, number, aside)
+        known = next((v for v in self._known().vlogs if v.id == number), None)
+        meta = salvage_values(self._dirs.values, number, aside, known)
         self._replace_values(number, [meta])
         return f"{meta.entries:,} values kept, the old file is {aside}"
 

@@ -14,7 +14,8 @@ from typing import Final
 
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
-from meles.engine.codec.header import HEADER_BYTES
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG
+from meles.engine.crypt.keys import new_header
 from meles.engine.doctor.examine import header_of
 from meles.engine.errors import CorruptionError
 from meles.engine.fs.files import Directory
@@ -120,10 +121,12 @@ def merge_tables(
     return made
 
 
-def salvage_values(directory: Directory, file_id: int, source: str) -> VlogMeta:
+def salvage_values(
+    directory: Directory, file_id: int, source: str, known: VlogMeta | None
+) -> VlogMeta:
     """The value-log file `file_id`, made again from what checks out in the file `source`."""
     name = file_name(Kind.VLOG, file_id)
-    copy_file(directory, source, name, header_of(Kind.VLOG, file_id))
+    copy_file(directory, source, name, header_of(Kind.VLOG, file_id, known))
     found = recover_tail(directory, file_id)
     meta = seal_recovered(directory, file_id, found.end, found.entries, found.lost)
     directory.sync()
@@ -133,7 +136,8 @@ def salvage_values(directory: Directory, file_id: int, source: str) -> VlogMeta:
 def blank_values(directory: Directory, file_id: int) -> VlogMeta:
     """A sealed value-log file with nothing in it."""
     with directory.create(file_name(Kind.VLOG, file_id)) as file:
-        file.pwrite(header_of(Kind.VLOG, file_id), 0)
+        header, _ = new_header(directory.keys, MAGIC_VLOG, file_id)
+        file.pwrite(header.encode(), 0)
         file.sync()
     meta = seal_recovered(directory, file_id, HEADER_BYTES, 0)
     directory.sync()

@@ -23,7 +23,7 @@ import mmap
 import os
 import stat
 import sys
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from meles.engine.errors import DiskFullError
 
@@ -82,6 +82,14 @@ def _mapping(fd: int, length: int, access: int) -> mmap.mmap:
     finally:
         for plug in plugs:
             os.close(plug)
+
+
+def private_memory(length: int) -> mmap.mmap:
+    """Memory of this process alone, in no file and in no core dump."""
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_DONTDUMP)
+    return memory
 
 
 class File:
@@ -168,6 +176,7 @@ class Directory:
     """An open directory: names are resolved against its descriptor, not its path."""
 
     file_class: type[File] = File
+    keys: Any = None  # what files made here are sealed with, a `crypt.keys.KeyRing`; not known here
 
     def __init__(self, path: str) -> None:
         self.path = path

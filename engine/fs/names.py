@@ -17,6 +17,8 @@ from meles.engine.ids import MAX_FILE_ID
 
 MANIFEST: Final = "MANIFEST"
 MANIFEST_REWRITE: Final = "MANIFEST.new"
+REGISTRY: Final = "KEYREGISTRY"
+REGISTRY_REWRITE: Final = "KEYREGISTRY.new"
 LOCK: Final = "LOCK"
 ASIDE_SUFFIX: Final = ".aside"  # a damaged or unreachable file kept for a human
 

@@ -32,6 +32,7 @@ cdef class LogSorter:
     cdef const uint8_t* _base
     cdef uint64_t _size
     cdef uint32_t _seed
+    cdef uint64_t _gap                  # bytes kept free behind every frame
     cdef object _refuse
     cdef uint64_t _at                   # of the next frame
     cdef uint64_t _newest
@@ -43,12 +44,17 @@ cdef class LogSorter:
     cdef size_t _next
     cdef readonly uint64_t read         # entries put so far, copies of one version once
 
-    def __init__(self, mapping, uint32_t seed, uint64_t start, uint64_t end, refuse):
+    def __init__(
+        self, mapping, uint32_t seed, uint64_t start, uint64_t end, refuse, uint64_t gap=0
+    ):
         """Frames of `mapping` from `start` up to `end`; `refuse(what)` makes an error."""
         if self._held:
             raise RuntimeError("a log is read once")
         self._seed = seed
         self._at = start
+        if gap > 64:
+            raise ValueError("a gap holds a tag")
+        self._gap = gap
         self._refuse = refuse
         self.ordered = True
         PyObject_GetBuffer(mapping, &self._view, PyBUF_SIMPLE)
@@ -116,7 +122,7 @@ cdef class LogSorter:
         kind = load16(at + 12)
         if load16(at + 14) or (kind != KIND_TXN and kind != KIND_END):
             return FLUSH_IRREGULAR
-        self._at = (body + length + 7) & ~<uint64_t>7
+        self._at = (body + length + self._gap + 7) & ~<uint64_t>7
         if kind == KIND_END:
             return FLUSH_DONE if records == self._records else FLUSH_IRREGULAR
         self._records += records

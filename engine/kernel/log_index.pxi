@@ -65,6 +65,7 @@ cdef class LogIndex:
     cdef uint64_t _room              # bytes that may be written; 0 when sealed or replayed
     cdef uint64_t _size              # bytes that may be read
     cdef uint32_t _seed
+    cdef uint64_t _gap               # bytes kept free behind every frame, a multiple of 8
     cdef uint64_t* _slots
     cdef uint64_t _mask
     cdef Py_ssize_t _used
@@ -76,9 +77,12 @@ cdef class LogIndex:
     cdef public bint ordered
 
     def __cinit__(
-        self, mapping, uint64_t end, uint32_t seed, *, bint writable=False, uint64_t expected=0
+        self, mapping, uint64_t end, uint32_t seed, *, bint writable=False, uint64_t expected=0,
+        uint64_t gap=0,
     ):
-        """Over a log whose frames end at `end`. `expected` is the log's size when it is full."""
+        """Over a log whose frames end at `end`. `expected` is the log's size when it is full; `gap`
+        bytes stay free behind every frame.
+        """
         cdef uint64_t slots = LEAST_SLOTS
         self._held = False
         expected = min(expected, MOST_LOG_BYTES)
@@ -89,6 +93,9 @@ cdef class LogIndex:
             raise MemoryError
         self._mask = slots - 1
         self._seed = seed
+        if gap & 7 or gap > 64:
+            raise ValueError("frames begin at multiples of 8")
+        self._gap = gap
         self._taken = LOG_HEADER_BYTES
         self.ordered = True
         self._hold(mapping, writable)
@@ -99,7 +106,10 @@ cdef class LogIndex:
     cdef _hold(self, mapping, bint writable):
         cdef Py_buffer view
         PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-        if <uint64_t>view.len < self._size or <uint64_t>view.len > MOST_LOG_BYTES:
+        if (
+            <uint64_t>view.len < self._size or <uint64_t>view.len > MOST_LOG_BYTES
+            or (writable and <uint64_t>view.len < self._gap)
+        ):
             PyBuffer_Release(&view)
             raise ValueError("the mapping is smaller than the log, or larger than offsets reach")
         if self._held:
@@ -108,7 +118,7 @@ cdef class LogIndex:
         self._held = True
         self._base = <uint8_t*>view.buf
         self._size = view.len
-        self._room = self._size if writable else 0
+        self._room = self._size - self._gap if writable else 0
         self.map = mapping
 
     def rebase(self, mapping):
@@ -218,7 +228,7 @@ cdef class LogIndex:
             self._base + self.end,
             <uint64_t>crc32c_extend(body, length, self._seed ^ <uint32_t>length) << 32 | length,
         )
-        self.end = (self.end + PREFIX_BYTES + length + 7) & ~<uint64_t>7
+        self.end = (self.end + PREFIX_BYTES + length + self._gap + 7) & ~<uint64_t>7
         self.records += count
 
     cdef inline bint has_room(self, uint64_t size) noexcept nogil:
@@ -446,6 +456,6 @@ cdef class LogIndex:
                     keys.append(PyBytes_FromStringAndSize(<const char*>entry.key, entry.key_size))
                 record += RECORD_BYTES + entry.key_size + entry.value_size
                 count -= 1
-            at = (at + PREFIX_BYTES + length + 7) & ~<uint64_t>7
+            at = (at + PREFIX_BYTES + length + self._gap + 7) & ~<uint64_t>7
         self._taken = at
         return keys

@@ -26,6 +26,7 @@ cdef struct Source:
     uint32_t seed
     Py_ssize_t block
     Py_ssize_t blocks
+    bint sealed                  # blocks go through Python
     bint opened                  # `payload` is that of `block`
     bint clip                    # the start of the range lies in this block
     Payload payload
@@ -50,7 +51,7 @@ cdef bint open_in_place(Source* s) noexcept nogil:
     cdef uint64_t offset = load64(s.offsets + 8 * s.block)
     cdef uint32_t size = load32(s.sizes + 4 * s.block) - BLOCK_HEAD_BYTES
     cdef const uint8_t* at = s.base + offset
-    if at[12] or load32(at + 8) != size or load32(at) != size:
+    if at[12] or load32(at + 8) != size or load32(at) != size or s.sealed:
         return False
     if load32(at + 4) != crc32c_extend(
         at + 8, <size_t>size + 8, s.seed ^ <uint32_t>offset ^ size
@@ -140,6 +141,7 @@ cdef class Merger:
         s.sizes = table._sizes
         s.seed = table._seed
         s.blocks = table.count
+        s.sealed = table.sealed
         s.block = table.block_for(self._start.at, self._start.size) if self._has_start else 0
         s.clip = self._has_start
         s.opened = False

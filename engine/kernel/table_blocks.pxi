@@ -52,16 +52,17 @@ cdef class TableBlocks:
     cdef object _closed
     cdef readonly Py_ssize_t checks     # checksums taken
     cdef bint lasting                   # a view may keep this for as long as it lives
+    cdef bint sealed                    # blocks are encrypted: each goes through `fetch`
     cdef object __weakref__
 
     def __cinit__(
         self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
         bytes filter not None, int pattern_bits, fetch, damaged, closed,
-        bint lasting=True,
+        bint lasting=True, bint sealed=False,
     ):
         """`index` and `filter` are sections whose checksums held; `filter` is its lines alone.
 
-        `fetch(number, scanning)` gives the payload of a block with a codec; `damaged(what, offset)` makes the
+        `fetch(number, scanning)` gives the payload of a block with a codec or a seal; `damaged(what, offset)` makes the
         error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
         self._checked = NULL
@@ -79,6 +80,7 @@ cdef class TableBlocks:
         self._seed = seed
         self._fetch = fetch
         self.lasting = lasting
+        self.sealed = sealed
         self._damaged = damaged
         self._closed = closed
         self._mapping = Mapped(mapping)
@@ -194,7 +196,7 @@ cdef class TableBlocks:
         offset = load64(self._offsets + 8 * nth)
         size = self._size(nth) - BLOCK_HEAD_BYTES
         at = self._base + offset
-        if at[12] or load32(at + 8) != size:     # a codec, or damage that looks like one
+        if at[12] or load32(at + 8) != size or self.sealed:  # a codec, or damage that looks like one
             raw = self._fetch(nth, scanning)
             if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), out):
                 raise self._damaged("payload header does not fit the payload", offset)

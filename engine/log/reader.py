@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, decode_header
+from meles.engine.crypt.file_cipher import TAG_BYTES
 from meles.engine.errors import CorruptionError
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.log.frame import (
@@ -33,7 +34,7 @@ from meles.engine.log.frame import (
 
 WalBuffer = mmap.mmap | bytes
 
-_PROBE_LIMIT: Final = 1 << 20  # how far behind a bad frame a later whole one is looked for
+PROBE_LIMIT: Final = 1 << 20  # how far behind a bad frame a later whole one is looked for
 
 
 class Frame(NamedTuple):
@@ -85,6 +86,7 @@ class LogReader:
         self.path = path
         self.header = decode_header(bytes(data[:HEADER_BYTES]), MAGIC_WAL, path)
         self.seed = self.header.seed
+        self.gap = TAG_BYTES if self.header.key_id else 0  # kept free behind a frame, see sealed.py
         self.size = len(data) if end is None else min(end, len(data))
         self.tail: Tail | None = None
 
@@ -112,13 +114,17 @@ class LogReader:
                 if frame.records != records:
                     what = f"end record counts {frame.records} records, {records} are there"
                     raise self._damage(offset, what)
-                sealed, offset = True, aligned(frame.stop)
+                sealed, offset = True, self.after(frame)
                 break
             last_ts, count, records = frame.ts, count + 1, records + frame.records
-            offset = aligned(frame.stop)
+            offset = self.after(frame)
             yield frame
         end = min(offset, self.size)
         self.tail = Tail(end, sealed, self.written_after(end), last_ts, count)
+
+    def after(self, frame: Frame) -> int:
+        """Where the next frame begins."""
+        return aligned(frame.stop + self.gap)
 
     def written_after(self, end: int) -> int:
         """Bytes from `end` to the last one that is not zero."""
@@ -130,10 +136,10 @@ class LogReader:
         Looks where the bad frame's own length leads, then at every boundary within a limit.
         """
         last = end + self.written_after(end) - 1
-        offsets: Iterable[int] = range(aligned(end + 1), min(last, end + _PROBE_LIMIT) + 1, ALIGN)
+        offsets: Iterable[int] = range(aligned(end + 1), min(last, end + PROBE_LIMIT) + 1, ALIGN)
         if end + PREFIX_BYTES <= self.size:
             length = PREFIX.unpack_from(self.data, end)[0]
-            offsets = chain((aligned(end + PREFIX_BYTES + length),), offsets)
+            offsets = chain((aligned(end + PREFIX_BYTES + length + self.gap),), offsets)
         for offset in offsets:
             if offset + PREFIX_BYTES <= last and self._is_frame(offset):
                 return offset

@@ -36,11 +36,14 @@ class LogWriter:
 
     __slots__ = ("directory", "end", "file", "id", "map", "records", "room", "seed")
 
+    gap = 0  # bytes kept free behind every frame
+    largest_step = _LARGEST_STEP
+
     def __init__(self, directory: Directory, mem_id: int) -> None:
         self.directory = directory
         self.id = mem_id
         name = file_name(Kind.WAL, mem_id)
-        header = FileHeader(MAGIC_WAL, mem_id)
+        header = self._header(directory, mem_id)
         self.file: File = directory.create(name)
         try:
             self.seed = header.seed
@@ -48,26 +51,35 @@ class LogWriter:
             self.records = 0
             self.room = 0  # bytes allocated and mapped
             self.map: mmap.mmap = self._extended(_FIRST_STEP)
-            self.map[:HEADER_BYTES] = header.encode()
+            self._begin(header)
         except BaseException:
             self.file.close()
             directory.unlink(name)
             raise
 
+    def _header(self, directory: Directory, mem_id: int) -> FileHeader:  # noqa: ARG002 - see sealed.py
+        return FileHeader(MAGIC_WAL, mem_id)
+
+    def _begin(self, header: FileHeader) -> None:
+        self.map[:HEADER_BYTES] = header.encode()
+
     def _extended(self, wanted: int) -> mmap.mmap:
         """Allocate up to at least `wanted` bytes and map them all."""
-        room = max(wanted, self.room + min(_LARGEST_STEP, max(_FIRST_STEP, self.room)))
+        room = max(wanted, self.room + min(self.largest_step, max(_FIRST_STEP, self.room)))
         room = (room + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
         if not self.file.allocate(self.room, room - self.room):
             for offset in range(self.room, room, len(_ZEROS)):
                 self.file.pwrite(_ZEROS[: room - offset], offset)
-        mapping = self.file.map(room, write=True)
+        mapping = self._mapped(room)
         self.room = room
         return mapping
 
+    def _mapped(self, room: int) -> mmap.mmap:
+        return self.file.map(room, write=True)
+
     def reserve(self, length: int) -> None:
         """Make room for a frame whose body has `length` bytes."""
-        wanted = self.end + PREFIX_BYTES + length
+        wanted = self.end + PREFIX_BYTES + length + self.gap
         if wanted > self.room:
             self.map = self._extended(wanted)
 
@@ -77,7 +89,7 @@ class LogWriter:
         start = self.end + PREFIX_BYTES
         self.map[start : start + len(body)] = body
         self.map[self.end : start] = PREFIX.pack(len(body), crc32c(body, self.seed ^ len(body)))
-        self.end = aligned(start + len(body))
+        self.end = aligned(start + len(body) + self.gap)
         return start
 
     def seal(self, last_ts: int) -> None:

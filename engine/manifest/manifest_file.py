@@ -17,11 +17,13 @@ import os
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgpack
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_MANIFEST, FileHeader, decode_header
+from meles.engine.crypt.file_cipher import FileCipher, What
+from meles.engine.crypt.keys import KeyRing, cipher_for, new_header
 from meles.engine.errors import ConfigError, CorruptionError, DiskFullError, InvariantError
 from meles.engine.fs.files import Directory, File, is_shortage
 from meles.engine.fs.names import MANIFEST, MANIFEST_REWRITE
@@ -48,19 +50,22 @@ class Replay:
     cut: int
 
 
-def _record(edit: Edit, number: int, seed: int) -> bytes:
-    payload: bytes = msgpack.packb(edit.to_plain(), use_bin_type=True) + _END
+def _record(edit: Edit, number: int, seed: int, cipher: FileCipher | None) -> bytes:
+    changes: bytes = msgpack.packb(edit.to_plain(), use_bin_type=True)
+    if cipher is not None:
+        changes = cipher.seal_again(changes, What.MANIFEST_RECORD, number)
+    payload = changes + _END
     crc = crc32c(_NUMBER.pack(number) + payload, seed ^ len(payload))
     return _PREFIX.pack(len(payload), crc, number) + payload
 
 
-def replay_manifest(data: bytes, path: str, max_levels: int) -> Replay:
+def replay_manifest(data: bytes, path: str, max_levels: int, keys: KeyRing | None = None) -> Replay:
     """The state a MANIFEST describes. Reads only."""
     header = decode_header(data, MAGIC_MANIFEST, path)
-    seed = header.seed
+    file = _Sealing(header.seed, cipher_for(keys, header, path), path)
     version, offset, number = Version.empty(max_levels), HEADER_BYTES, 0
     while offset < len(data):
-        edit = _edit_at(data, offset, number + 1, seed, path)
+        edit = _edit_at(data, offset, number + 1, file)
         if edit is None:
             break
         payload_bytes = _PREFIX.unpack_from(data, offset)[0]
@@ -75,28 +80,37 @@ def replay_manifest(data: bytes, path: str, max_levels: int) -> Replay:
     return Replay(version, header, offset, number, len(data) - offset)
 
 
-def _edit_at(data: bytes, offset: int, number: int, seed: int, path: str) -> Edit | None:
+class _Sealing(NamedTuple):
+    """What reading a record takes beside its bytes."""
+
+    seed: int
+    cipher: FileCipher | None
+    path: str
+
+
+def _edit_at(data: bytes, offset: int, number: int, file: _Sealing) -> Edit | None:
     """The record at `offset`; None for a torn last one."""
+    path = file.path
     rest = len(data) - offset
     if rest >= PREFIX_BYTES:
         length, crc, found = _PREFIX.unpack_from(data, offset)
         start = offset + PREFIX_BYTES
         payload = data[start : start + length]
         if len(payload) == length and crc == crc32c(
-            _NUMBER.pack(found) + payload, seed ^ length
+            _NUMBER.pack(found) + payload, file.seed ^ length
         ):  # fmt: skip
             if found != number:
                 raise _damage(path, offset, f"record {found} where {number} belongs")
             try:
-                return Edit.from_plain(_unpacked(payload))
+                return Edit.from_plain(_unpacked(payload, number, file.cipher))
             except (ValueError, msgpack.UnpackException) as error:
                 raise _damage(path, offset, f"record cannot be read: {error}") from None
-    if _is_torn(data, offset, seed, number):
+    if _is_torn(data, offset, number, file):
         return None
     raise _damage(path, offset, "record checksum does not match")
 
 
-def _is_torn(data: bytes, offset: int, seed: int, number: int) -> bool:
+def _is_torn(data: bytes, offset: int, number: int, file: _Sealing) -> bool:
     """Whether the bytes from `offset` on can be an append that a crash cut short.
 
     A torn append is the last thing in the file, and is either shorter than it says or lacks whole
@@ -110,33 +124,37 @@ def _is_torn(data: bytes, offset: int, seed: int, number: int) -> bool:
         length, crc, found = _PREFIX.unpack_from(rest, at)
         if number <= found <= number + 1_000_000 and length <= len(rest) - at - PREFIX_BYTES:
             payload = rest[at + PREFIX_BYTES : at + PREFIX_BYTES + length]
-            if crc == crc32c(_NUMBER.pack(found) + payload, seed ^ length):
+            if crc == crc32c(_NUMBER.pack(found) + payload, file.seed ^ length):
                 return False
     if len(rest) < PREFIX_BYTES:
         return True
     length, crc, found = _PREFIX.unpack_from(rest, 0)
     if found == number and length > len(rest) - PREFIX_BYTES:
-        return not _decodes(rest[PREFIX_BYTES:])
+        return not _decodes(rest[PREFIX_BYTES:], number, file.cipher)
     first = -(-offset // _SECTOR) * _SECTOR - offset
     bounds = [0, *range(first, len(rest), _SECTOR), len(rest)]
     pieces = [rest[a:b] for a, b in pairwise(bounds) if b > a]
     return any(not piece.strip(b"\0") for piece in pieces)
 
 
-def _unpacked(payload: bytes) -> object:
+def _unpacked(payload: bytes, number: int, cipher: FileCipher | None) -> object:
     """The change set in a payload. `ValueError` or an error of msgpack if there is none."""
     if payload[-1:] != _END:
         raise ValueError("payload has no end")
-    return msgpack.unpackb(payload[:-1], raw=False, strict_map_key=True)
+    changes = payload[:-1]
+    if cipher is not None:
+        changes = cipher.open_again(changes, What.MANIFEST_RECORD, number)
+    return msgpack.unpackb(changes, raw=False, strict_map_key=True)
 
 
-def _decodes(payload: bytes) -> bool:
+def _decodes(payload: bytes, number: int, cipher: FileCipher | None) -> bool:
     """Whether the payload is whole: then its length word was damaged and nothing is missing.
 
-    A cut msgpack map never decodes, so a torn record is not mistaken for a damaged one.
+    A cut msgpack map never decodes, nor does a cut seal, so a torn record is not mistaken for a
+    damaged one.
     """
     try:
-        _unpacked(payload)
+        _unpacked(payload, number, cipher)
     except (ValueError, msgpack.UnpackException):
         return False
     return True
@@ -149,8 +167,11 @@ def _damage(path: str, offset: int, what: str) -> CorruptionError:
 class ManifestFile:
     """The open MANIFEST. One thread at a time appends."""
 
-    def __init__(self, directory: Directory, file: File, replayed: Replay) -> None:
+    def __init__(
+        self, directory: Directory, file: File, replayed: Replay, cipher: FileCipher | None
+    ) -> None:
         self._directory = directory
+        self._cipher = cipher
         self._file = file
         self._header = replayed.header
         self._end = replayed.end
@@ -161,8 +182,10 @@ class ManifestFile:
     @staticmethod
     def create(directory: Directory, version: Version, external: int) -> ManifestFile:
         """A new MANIFEST describing `version`, durable when this returns."""
-        header = FileHeader(MAGIC_MANIFEST, 0, external=external, salt=os.urandom(16))
-        content = header.encode() + _record(Edit.of_version(version), 1, header.seed)
+        header, cipher = new_header(
+            directory.keys, MAGIC_MANIFEST, 0, external=external, salt=os.urandom(16)
+        )
+        content = header.encode() + _record(Edit.of_version(version), 1, header.seed, cipher)
         directory.unlink(MANIFEST_REWRITE)
         file = directory.create(MANIFEST_REWRITE)
         try:
@@ -174,13 +197,15 @@ class ManifestFile:
             file.close()
             directory.unlink(MANIFEST_REWRITE)
             raise
-        return ManifestFile(directory, file, Replay(version, header, len(content), 1, 0))
+        made = Replay(version, header, len(content), 1, 0)
+        return ManifestFile(directory, file, made, cipher)
 
     @staticmethod
     def read(directory: Directory, external: int, max_levels: int) -> Replay:
         """Replay without changing anything. `FileNotFoundError` when there is none."""
         path = directory.join(MANIFEST)
-        replayed = replay_manifest(directory.read(MANIFEST), path, max_levels)
+        data = directory.read(MANIFEST)
+        replayed = replay_manifest(data, path, max_levels, directory.keys)
         if replayed.header.external != external:
             raise ConfigError(
                 f"option external_magic_version={external}: {path} was made with "
@@ -190,7 +215,14 @@ class ManifestFile:
 
     @staticmethod
     def open(directory: Directory, replayed: Replay) -> ManifestFile:
-        """Go on appending after what `read` found; a torn last record is cut."""
+        """Go on appending after what `read` found; a torn last record is cut.
+
+        Not with a key that is no longer the one for new files: the state goes into a new file.
+        """
+        header = replayed.header
+        if header.key_id != (0 if directory.keys is None else directory.keys.current()):
+            return ManifestFile.create(directory, replayed.version, header.external)
+        cipher = cipher_for(directory.keys, header, directory.join(MANIFEST))
         directory.unlink(MANIFEST_REWRITE)
         file = directory.open(MANIFEST, write=True)
         try:
@@ -200,7 +232,7 @@ class ManifestFile:
         except BaseException:
             file.close()
             raise
-        return ManifestFile(directory, file, replayed)
+        return ManifestFile(directory, file, replayed, cipher)
 
     def append(self, edit: Edit, after: Version) -> None:
         """Make the edit durable. `after` is the Version it leads to, for when the file is
@@ -208,7 +240,7 @@ class ManifestFile:
         """
         if self._failure is not None:
             raise OSError(errno.EIO, "an earlier change of the MANIFEST failed") from self._failure
-        record = _record(edit, self._number + 1, self._header.seed)
+        record = _record(edit, self._number + 1, self._header.seed, self._cipher)
         try:
             due = self._end + len(record) > max(_REWRITE_AT, _REWRITE_FACTOR * self._base)
             if not (due and self._rewrite(after)):
@@ -246,7 +278,7 @@ class ManifestFile:
                 return False
             raise
         self._file.close()
-        self._file, self._header = fresh._file, fresh._header
+        self._file, self._header, self._cipher = fresh._file, fresh._header, fresh._cipher
         self._end, self._number, self._base = fresh._end, fresh._number, fresh._base
         return True
 

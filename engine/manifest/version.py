@@ -62,6 +62,8 @@ class TableMeta:
     `stale_bytes` counts tombstones, expired entries and versions that older readers alone still
     need; `expiries` are up to 8 unix milliseconds by which equal shares of the entries that expire
     will have: the last one is when all have. Empty when there are none or a file does not say.
+    `salt` is that in the header of a file sealed with data key `key_id`, empty without one: it
+    tells the file from any other of its number, also from one of a copy of the directory.
     `ordered` is False when a newer source may hold an older version (managed mode, restored data).
     """
 
@@ -83,6 +85,7 @@ class TableMeta:
     created: float = 0.0
     ordered: bool = True
     expiries: tuple[int, ...] = ()
+    salt: bytes = b""
 
     def to_plain(self) -> dict[str, Any]:
         """As msgpack-able data; short names, since the MANIFEST repeats them."""
@@ -93,7 +96,11 @@ class TableMeta:
             "l": [list(ref) for ref in self.value_log], "z": self.compression, "y": self.key_id,
             "a": self.created, "o": self.ordered,
         }  # fmt: skip
-        return {**plain, "x": list(self.expiries)} if self.expiries else plain
+        if self.expiries:
+            plain["x"] = list(self.expiries)
+        if self.salt:
+            plain["w"] = self.salt
+        return plain
 
     @staticmethod
     def from_plain(plain: dict[str, Any]) -> TableMeta:
@@ -107,7 +114,7 @@ class TableMeta:
             number(plain["t"]), number(plain["e"]), number(plain["g"]), number(plain["r"]),
             tuple((file_id(a), number(b), number(c)) for a, b, c in plain["l"]),
             str(plain["z"]), number(plain["y"]), moment(plain["a"]), bool(plain["o"]),
-            expiries,
+            expiries, octets(plain.get("w", b"")),
         )  # fmt: skip
 
     def overlaps(self, low: bytes | None, high: bytes | None) -> bool:
@@ -120,7 +127,7 @@ class VlogMeta:
     """A physical value-log file. `size` and `entries` are exact once `sealed`.
 
     `logical` are the logical file ids whose values it holds: itself when it was appended to, others
-    when GC moved values here.
+    when GC moved values here. `key_id` and `salt` as of a table.
     """
 
     id: int
@@ -128,19 +135,25 @@ class VlogMeta:
     sealed: bool = False
     size: int = 0
     entries: int = 0
+    key_id: int = 0
+    salt: bytes = b""
 
     def to_plain(self) -> list[Any]:
-        return [self.id, list(self.logical), self.sealed, self.size, self.entries]
+        plain = [self.id, list(self.logical), self.sealed, self.size, self.entries]
+        return [*plain, self.key_id, self.salt] if self.key_id else plain
 
     @staticmethod
     def from_plain(plain: list[Any]) -> VlogMeta:
-        vlog_id, logical, sealed, size, entries = plain
+        vlog_id, logical, sealed, size, entries, *sealing = plain
+        key_id, salt = sealing or (0, b"")
         return VlogMeta(
             file_id(vlog_id),
             tuple(map(file_id, logical)),
             bool(sealed),
             number(size),
             number(entries),
+            number(key_id),
+            octets(salt),
         )
 
 

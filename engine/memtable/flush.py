@@ -1,9 +1,10 @@
 """The flush job: a sealed write-ahead log becomes one L0 table.
 
 Runs in: flusher (or wherever jobs run).
-Invariants: (1) the job maps the log itself, no data crosses a pipe; (2) entries come in key order,
-newest first; versions leave only where log and job are ordered, and as a compaction would have it;
-(3) on any error the output is gone and the log untouched; (4) both kernels make the same table.
+Invariants: (1) the job maps the log itself (a sealed one it opens), no data crosses a pipe; (2)
+entries come in key order, newest first; versions leave only where log and job are ordered, and as a
+compaction would have it; (3) on any error the output is gone and the log untouched; (4) both
+kernels make the same table.
 Fails with: `CorruptionError` when the log does not hold what the job says, `OSError`.
 """
 
@@ -24,6 +25,7 @@ from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.jobs import FlushJob, JobContext, JobResult, NewFile
 from meles.engine.kernel import NATIVE
 from meles.engine.log.reader import LogReader
+from meles.engine.log.sealed import map_log
 from meles.engine.table.builder import TableBuilder
 
 _EVERYTHING: Final = ((b"", b"\xff" * (MAX_KEY_BYTES + 1)),)  # any key may lie below a memtable
@@ -35,7 +37,7 @@ def run_flush(
 ) -> JobResult:
     """Build the table of a flush job and make its name durable."""
     name = file_name(Kind.WAL, job.mem_id)
-    with directory.map(name) as mapping:
+    with map_log(directory, name) as mapping:
         reader = LogReader(mapping, directory.join(name), end=job.end)
         if kernel is not None:
             with _sorted_log(reader, mapping, job.end, context, kernel) as log:
@@ -106,7 +108,9 @@ def _sorted_log(
     reader: LogReader, mapping: mmap, end: int, context: JobContext, kernel: Any
 ) -> Iterator[Any]:
     """The log's entries in table order; None when Python must see what is wrong with the log."""
-    log = kernel.LogSorter(mapping, reader.seed, HEADER_BYTES, reader.size, InvariantError)
+    log = kernel.LogSorter(
+        mapping, reader.seed, HEADER_BYTES, reader.size, InvariantError, reader.gap
+    )
     try:
         while more := log.walk():
             context.progress(log.at)

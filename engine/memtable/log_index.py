@@ -44,7 +44,8 @@ class LogIndexPy:
     """Key to newest record of one log. `end` is where its frames end, `map` where they lie."""
 
     __slots__ = (
-        "_fresh", "_offsets", "_room", "_seed", "end", "last_ts", "map", "ordered", "records"
+        "_fresh", "_gap", "_offsets", "_room", "_seed", "end", "last_ts", "map", "ordered",
+        "records",
     )  # fmt: skip
 
     def __init__(
@@ -55,22 +56,26 @@ class LogIndexPy:
         *,
         writable: bool = False,
         expected: int = 0,  # noqa: ARG002 - the compiled twin makes room for it
+        gap: int = 0,
     ) -> None:
-        """`seed` starts the frames' checksums; `expected` is the log's size when it is full."""
+        """`seed` starts the frames' checksums; `expected` is the log's size when it is full; `gap`
+        bytes stay free behind every frame.
+        """
         self.map = mapping
         self.end = end
         self.records = 0
         self.last_ts = 0
         self.ordered = True
         self._seed = seed
-        self._room = len(mapping) if writable else 0
+        self._gap = gap
+        self._room = len(mapping) - gap if writable else 0
         self._offsets: dict[bytes, int] = {}
         self._fresh: list[bytes] = []
 
     def rebase(self, mapping: mmap.mmap) -> None:
         """Go on in a larger mapping of the same log."""
         self.map = mapping
-        self._room = len(mapping)
+        self._room = len(mapping) - self._gap
 
     def seal(self, end: int) -> None:
         """No more appends; the log ends at `end`."""
@@ -114,7 +119,7 @@ class LogIndexPy:
         mapping: mmap.mmap = self.map  # type: ignore[assignment]
         mapping[start : start + length] = body
         mapping[end:start] = _pack_prefix(length, crc32c(body, self._seed ^ length))
-        self.end = (start + length + 7) & -8
+        self.end = (start + length + self._gap + 7) & -8
         self.records += 1
         offsets[key] = start + BODY_BYTES
         if not previous:
@@ -155,7 +160,7 @@ class LogIndexPy:
         mapping: mmap.mmap = self.map  # type: ignore[assignment]
         mapping[start : start + length] = body
         mapping[self.end : start] = _pack_prefix(length, crc32c(body, self._seed ^ length))
-        self.end = aligned(start + length)
+        self.end = aligned(start + length + self._gap)
         self.records += count
         self._offsets.update(zip(keys, places, strict=True))
         if 0 in previous:

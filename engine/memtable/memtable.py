@@ -15,6 +15,7 @@ from typing import Final
 
 from meles.engine.codec.columns import Columns
 from meles.engine.log.frame import BODY_BYTES, PREFIX_BYTES, RECORD_BYTES
+from meles.engine.log.sealed import SealedLogWriter
 from meles.engine.log.writer import LogWriter
 from meles.engine.memtable.log_index import Found, LogIndex
 from meles.engine.memtable.ordered_keys import OrderedKeys
@@ -40,7 +41,9 @@ class Memtable:
         if log is None:
             self.index = LogIndex(mapping, len(mapping), 0)
         else:
-            self.index = LogIndex(mapping, log.end, log.seed, writable=True, expected=expected)
+            self.index = LogIndex(
+                mapping, log.end, log.seed, writable=True, expected=expected, gap=log.gap
+            )
         self.keys = OrderedKeys(self.index)
         self.first_ts = 0
         self.vlog_ids: set[int] = set()  # logical value-log files it points into
@@ -48,7 +51,8 @@ class Memtable:
     @staticmethod
     def create(log: LogWriter, expected: int = 0) -> Memtable:
         """The active memtable over a fresh log."""
-        return Memtable(log.id, log.map, log, expected=expected)
+        kind = SealedMemtable if log.gap else Memtable
+        return kind(log.id, log.map, log, expected=expected)
 
     @property
     def map(self) -> mmap.mmap | bytes:
@@ -197,3 +201,31 @@ class Memtable:
     def check(self) -> None:
         """Raise `AssertionError` unless index and order agree."""
         self.keys.check()
+
+
+class SealedMemtable(Memtable):
+    """A memtable whose log is sealed: what was put into it is sealed into the file at once."""
+
+    __slots__ = ()
+
+    def put(self, key: bytes, value: bytes, meta: int, user: int, expiry: int, ts: int) -> None:
+        super().put(key, value, meta, user, expiry, ts)
+        self._publish()
+
+    def put_many(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        metas: Sequence[int],
+        expiries: Sequence[int],
+        ts: int,
+        versions: Sequence[int] | None = None,
+    ) -> None:
+        super().put_many(keys, values, metas, expiries, ts, versions)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Also what an interrupted call has left."""
+        log = self.log
+        assert isinstance(log, SealedLogWriter)  # noqa: S101 - it was made with one
+        log.publish(self.index.end)

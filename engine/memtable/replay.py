@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from meles.engine.codec.entry import META_POINTER, POINTER_BYTES, ValuePointer
 from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import CorruptionError
-from meles.engine.log.frame import aligned
 from meles.engine.log.reader import Frame, LogReader, Record, Tail
 from meles.engine.memtable.memtable import Memtable
 
@@ -58,7 +57,7 @@ def replay(
             if problem is not None:
                 break
             _index(table, frame, records)
-            end, frames = aligned(frame.stop), frames + 1
+            end, frames = reader.after(frame), frames + 1
     except CorruptionError as error:
         problem = error.message
     tail = reader.tail

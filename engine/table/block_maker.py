@@ -23,6 +23,7 @@ from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import CODEC_IDS, MAX_RAW_BYTES, NONE, compress
 from meles.engine.codec.entry import META_DELETE, META_POINTER, POINTER_BYTES
+from meles.engine.crypt.file_cipher import FileCipher, What
 from meles.engine.errors import InvariantError
 from meles.engine.fs.files import Buffer
 from meles.engine.jobs import BuildOptions
@@ -33,8 +34,10 @@ from meles.engine.table.index import Index
 from meles.engine.table.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_HEAD_TAIL,
+    BLOCKS_OFFSET,
     FLAG_POINTER,
     PAYLOAD_HEAD,
+    SEALED_ABOUT,
     U32_PAIR,
     VLOG_ENTRY_HEADER_BYTES,
     place_seed,
@@ -89,8 +92,30 @@ def batch_bytes(options: BuildOptions) -> int:
     return max(_BATCH_BYTES, 4 * options.block_size)
 
 
-def packer(options: BuildOptions) -> Pack | None:
-    """What compresses a block when that is worth it; None without compression."""
+def packer(options: BuildOptions, cipher: FileCipher | None = None) -> Pack | None:
+    """What compresses a block when that is worth it, and seals it; None: it stays as it is."""
+    pack = _compressor(options)
+    return pack if cipher is None else _SealingPacker(pack, cipher)
+
+
+class _SealingPacker:
+    """Seals every block. They come in file order, each once, so it knows where each will be."""
+
+    def __init__(self, pack: Pack | None, cipher: FileCipher) -> None:
+        self._pack = pack
+        self._cipher = cipher
+        self._offset = BLOCKS_OFFSET
+
+    def __call__(self, raw: bytes) -> tuple[int, bytes]:
+        packed = None if self._pack is None else self._pack(raw)
+        codec, stored = (NONE, raw) if packed is None else packed
+        about = SEALED_ABOUT.pack(len(raw), codec)
+        sealed = self._cipher.seal(stored, What.BLOCK, self._offset, about)
+        self._offset += BLOCK_HEAD_BYTES + len(sealed)
+        return codec, sealed
+
+
+def _compressor(options: BuildOptions) -> Pack | None:
     name, level = options.compression, options.zstd_level
     if name == "none":
         return None
@@ -110,12 +135,19 @@ def packer(options: BuildOptions) -> Pack | None:
 class BlockMakerPy:
     """Takes entries in batches of any size, gives finished blocks. Not thread-safe."""
 
-    def __init__(self, head: bytes, seed: int, options: BuildOptions, now_ms: int) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        seed: int,
+        options: BuildOptions,
+        now_ms: int,
+        cipher: FileCipher | None = None,
+    ) -> None:
         """`head` begins the file, `seed` its checksums; what expired before `now_ms` is stale."""
         self._seed = seed
         self._block_size = options.block_size
         self._batch_bytes = batch_bytes(options)
-        self._pack = packer(options)
+        self._pack = packer(options, cipher)
         self._now_ms = now_ms
         self._chunks = [head]
         self.ready = len(head)

@@ -17,7 +17,9 @@ from typing import Any, Final
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import require
-from meles.engine.codec.header import MAGIC_TABLE, FileHeader
+from meles.engine.codec.header import MAGIC_TABLE
+from meles.engine.crypt.file_cipher import FileCipher, What
+from meles.engine.crypt.keys import new_header
 from meles.engine.errors import InvariantError
 from meles.engine.fs.files import Buffer, Directory
 from meles.engine.fs.names import Kind, file_name
@@ -44,14 +46,19 @@ class BuiltTable:
 
 
 def make_blocks(
-    kernel: Any, head: bytes, seed: int, options: BuildOptions, now_ms: int
+    kernel: Any,
+    head: bytes,
+    seed: int,
+    options: BuildOptions,
+    now_ms: int,
+    cipher: FileCipher | None = None,
 ) -> BlockMaker:
     """The maker of a compiled kernel, or without one (None) that in Python."""
     if kernel is None:
-        return BlockMakerPy(head, seed, options, now_ms)
+        return BlockMakerPy(head, seed, options, now_ms, cipher)
     sizes = (options.block_size, batch_bytes(options))
     maker: BlockMaker = kernel.BlockMaker(
-        head, seed, *sizes, packer(options), now_ms, InvariantError
+        head, seed, *sizes, packer(options, cipher), now_ms, InvariantError
     )
     return maker
 
@@ -76,9 +83,11 @@ class TableBuilder:
         self._created_ms = created_ms
         self._ordered = ordered
         self._name = file_name(Kind.TABLE, table_id)
-        self._header = FileHeader(MAGIC_TABLE, table_id)
+        self._header, self._cipher = new_header(directory.keys, MAGIC_TABLE, table_id)
         self._seed = self._header.seed
-        self.blocks = make_blocks(kernel, self._header.encode(), self._seed, options, created_ms)
+        self.blocks = make_blocks(
+            kernel, self._header.encode(), self._seed, options, created_ms, self._cipher
+        )
         self._file = directory.create(self._name)
         self._open = True
         self._written = 0
@@ -144,6 +153,7 @@ class TableBuilder:
             count=self.count,
             compression=self._options.compression,
             key_id=self._header.key_id,
+            salt=self._header.salt if self._header.key_id else b"",
             created=self._created_ms / 1000,
             ordered=self._ordered,
             expiries=expiry_shares(self.blocks.expiries()),
@@ -156,14 +166,18 @@ class TableBuilder:
         lines, bits = shape(blocks.keys, self._options.bloom_false_positive)
         filter_lines = blocks.filter_lines(lines, bits) if lines else b""
         at = self._written
-        bloom = encode_bloom(filter_lines, bits, at)
+        bloom = self._sealed(encode_bloom(filter_lines, bits, at), What.FILTER, at)
         bloom_at = section(bloom, at, self._seed)
-        index_at = section(index, bloom_at.end, self._seed)
-        properties = encode_properties(meta)
+        stored_index = self._sealed(index, What.INDEX, bloom_at.end)
+        index_at = section(stored_index, bloom_at.end, self._seed)
+        properties = self._sealed(encode_properties(meta), What.PROPERTIES, index_at.end)
         properties_at = section(properties, index_at.end, self._seed)
         count = INDEX_HEAD.unpack_from(index)[0]
         footer = Footer(bloom_at, index_at, properties_at, count, meta.id)
-        return b"".join((bloom, index, properties, encode_footer(footer, self._seed)))
+        return b"".join((bloom, stored_index, properties, encode_footer(footer, self._seed)))
+
+    def _sealed(self, data: bytes, what: What, offset: int) -> bytes:
+        return data if self._cipher is None else self._cipher.seal(data, what, offset)
 
     def abandon(self) -> None:
         """Close and remove the file. Does nothing once it is settled, or a second time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meles.engine.crypt.file_cipher import What
 from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.table.reader import Table
 
@@ -17,7 +18,7 @@ from meles.engine.table.reader import Table
 def open_in_place(table: Table, kernel: Any) -> Any:
     """TableBlocks of this kernel for a scan, so without a filter, which is not even read."""
     footer = table._footer
-    index = table._section(footer.index, "table index")
+    index = table._section(footer.index, "table index", What.INDEX)
     try:
         return kernel.TableBlocks(
             table._map,
@@ -32,6 +33,7 @@ def open_in_place(table: Table, kernel: Any) -> Any:
                 what, path=table.path, offset=offset, kind="table block"
             ),
             lambda: ClosedError(f"table {table.path} is closed"),
+            sealed=table._cipher is not None,
         )
     except ValueError as error:
         raise CorruptionError(

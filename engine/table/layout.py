@@ -20,6 +20,7 @@ from meles.engine.errors import CorruptionError
 BLOCK_HEAD: Final = struct.Struct("<IIIB3s")  # stored_len, crc, raw_len, codec, zero
 BLOCK_HEAD_BYTES: Final = 16
 BLOCK_HEAD_TAIL: Final = struct.Struct("<IB3s")  # raw_len, codec, zero: checked with the bytes
+SEALED_ABOUT: Final = struct.Struct("<IB")  # raw_len, codec: a sealed block opens with these alone
 BLOCK_HEAD_CHECKED: Final = BLOCK_HEAD_BYTES - BLOCK_HEAD_TAIL.size
 PAYLOAD_HEAD: Final = struct.Struct("<IHHQQ")  # count, flags, zero, max_version, min_version
 PAYLOAD_HEAD_BYTES: Final = 24

@@ -24,7 +24,9 @@ from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import NONE, decompress
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
-from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
+from meles.engine.crypt.file_cipher import SealBroken, What
+from meles.engine.crypt.keys import cipher_for
+from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.fs.files import NO_MAPPING, Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.kernel import NATIVE
@@ -40,6 +42,7 @@ from meles.engine.table.layout import (
     FLAG_MULTI,
     FLAG_POINTER,
     FOOTER_BYTES,
+    SEALED_ABOUT,
     Section,
     decode_footer,
     place_seed,
@@ -67,6 +70,7 @@ class Table:
         """Map the file and check its frame. `crc` is the whole file's, 0 = not known."""
         name = file_name(Kind.TABLE, table_id)
         self.id = table_id
+        self._keys = directory.keys
         self.path = directory.join(name)
         try:
             self._map = directory.map(name)
@@ -88,8 +92,7 @@ class Table:
         header = decode_header(self._map[:HEADER_BYTES], MAGIC_TABLE, self.path)
         if header.file_id != self.id:
             raise self._damaged(f"the file is table {header.file_id}", 0, "table header")
-        if header.key_id:
-            raise EncryptionKeyError(f"{self.path} is encrypted with data key {header.key_id}")
+        self._cipher = cipher_for(self._keys, header, self.path)
         if size < HEADER_BYTES + FOOTER_BYTES:
             raise self._damaged("file is shorter than header and footer", 0, "table footer")
         self._seed = header.seed
@@ -97,7 +100,7 @@ class Table:
         self._footer = decode_footer(footer, self._seed, self.id, size, self.path)
         section = self._footer.properties
         self.meta = decode_properties(
-            self._section(section, "table properties"),
+            self._section(section, "table properties", What.PROPERTIES),
             size=size,
             crc=crc,
             offset=section.offset,
@@ -105,6 +108,8 @@ class Table:
         )
         if self.meta.id != self.id:
             raise self._damaged("properties of another table", section.offset, "table properties")
+        if header.key_id and (self.meta.key_id, self.meta.salt) != (header.key_id, header.salt):
+            raise self._damaged("header and properties disagree", 0, "table header")
         self.index_used = False
         self._index: Index | None = None
         self._probe: Callable[[int], bool] | None = None
@@ -120,11 +125,20 @@ class Table:
         except ValueError:
             raise self._refusal() from None
 
-    def _section(self, section: Section, kind: str) -> bytes:
+    def _section(self, section: Section, kind: str, what: What) -> bytes:
         data = self._read(section.offset, section.end)
         if crc32c(data, place_seed(self._seed, section.offset, section.length)) != section.crc:
             raise self._damaged("section checksum does not match", section.offset, kind)
-        return data
+        return self._opened(data, what, section.offset, kind)
+
+    def _opened(self, data: bytes, what: What, offset: int, kind: str, about: bytes = b"") -> bytes:
+        """The data behind the seal, where there is one."""
+        if self._cipher is None:
+            return data
+        try:
+            return self._cipher.open(data, what, offset, about)
+        except SealBroken as error:
+            raise self._damaged(str(error), offset, kind) from None
 
     def file_crc(self) -> int:
         """CRC-32C of the whole file."""
@@ -146,7 +160,7 @@ class Table:
         self.index_used = True
         if index is None:
             section = self._footer.index
-            data = self._section(section, "table index")
+            data = self._section(section, "table index", What.INDEX)
             blocks_end = self._footer.bloom.offset
             index = decode_index(data, self._footer.blocks, blocks_end, section.offset, self.path)
             self._index = index
@@ -178,7 +192,7 @@ class Table:
         self.index_used = True
         if probe is None:
             section = self._footer.bloom
-            data = self._section(section, "table filter")
+            data = self._section(section, "table filter", What.FILTER)
             probe = self._probe = decode_bloom(data, section.offset, self.path)
             self._charge(len(data))
         return probe(digest)
@@ -190,8 +204,8 @@ class Table:
         if not readers:
             indexes = self._indexes
             footer, mapping = self._footer, self._map
-            index = self._section(footer.index, "table index")
-            bloom = self._section(footer.bloom, "table filter")
+            index = self._section(footer.index, "table index", What.INDEX)
+            bloom = self._section(footer.bloom, "table filter", What.FILTER)
             lines, pattern_bits = bloom_lines(bloom, footer.bloom.offset, self.path)
             try:
                 blocks = NATIVE.TableBlocks(
@@ -199,6 +213,7 @@ class Table:
                     pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
                     partial(ClosedError, f"table {self.path} is closed"),
                     lasting=indexes is None or not indexes.bounded,
+                    sealed=self._cipher is not None,
                 )  # fmt: skip
             except ValueError as error:
                 if self._map is not mapping:
@@ -217,7 +232,7 @@ class Table:
         return ClosedError(f"table {self.path} is closed")
 
     def _fetcher(self) -> Callable[[int, bool], bytes]:
-        """Gives payloads of blocks with a codec, without keeping the table alive."""
+        """Gives payloads of blocks with a codec or a seal, without keeping the table alive."""
         table = ref(self)
 
         def fetch(number: int, scanning: bool) -> bytes:
@@ -242,7 +257,10 @@ class Table:
         ):
             raise self._damaged("block checksum does not match", offset, "table block")
         stored = data[BLOCK_HEAD_BYTES:]
-        if codec != NONE or raw_len != stored_len:
+        if self._cipher is not None:
+            about = SEALED_ABOUT.pack(raw_len, codec)
+            stored = self._opened(stored, What.BLOCK, offset, "table block", about)
+        if codec != NONE or raw_len != len(stored):
             try:
                 stored = decompress(codec, stored, raw_len)
             except ValueError as error:

@@ -16,14 +16,18 @@ from typing import Final, TypeAlias
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import POINTER_BYTES
-from meles.engine.codec.header import HEADER_BYTES
+from meles.engine.codec.header import HEADER_BYTES, FileHeader
+from meles.engine.crypt.file_cipher import TAG_BYTES
 from meles.engine.errors import CorruptionError
 from meles.engine.fs.files import Buffer
+from meles.engine.manifest.version import VlogMeta
 
 ENTRY: Final = struct.Struct("<IIQ")  # crc, value length, version
 ENTRY_BYTES: Final = ENTRY.size
 SEEDED: Final = struct.Struct("<IIIQ")  # logical file, logical offset, value length, version
+SERIAL: Final = struct.Struct("<I")  # of the append that wrote an entry of a sealed file
 POINTER: Final = struct.Struct("<III")  # as codec.entry.ValuePointer
+SEAL_BYTES: Final = SERIAL.size + TAG_BYTES  # what an entry takes more in a sealed file
 CHECKED_FROM: Final = 8  # an entry's checksum covers it from here on: version and value
 MAX_LOGICAL_ID: Final = (1 << 32) - 1  # a pointer holds the file id in a u32
 
@@ -75,6 +79,23 @@ class Trailer:
     @property
     def file_size(self) -> int:
         return self.maps_offset + self.maps_length + TRAILER_BYTES
+
+
+def described(
+    header: FileHeader, logical: tuple[int, ...], trailer: Trailer | None = None
+) -> VlogMeta:
+    """What the MANIFEST says of a file; without a trailer it is not sealed yet."""
+    salt = header.salt if header.key_id else b""
+    if trailer is None:
+        return VlogMeta(header.file_id, logical, key_id=header.key_id, salt=salt)
+    return VlogMeta(
+        header.file_id, logical, True, trailer.file_size, trailer.entries, header.key_id, salt
+    )
+
+
+def more_of(key_id: int) -> int:
+    """Bytes an entry takes beside header and value, in a file sealed with this data key."""
+    return SEAL_BYTES if key_id else 0
 
 
 def decode_trailer(data: Buffer, seed: int, size: int, path: str) -> Trailer:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.manifest.version import Version, VlogMeta
-from meles.engine.vlog.layout import TRAILER_BYTES, maps_bytes
+from meles.engine.vlog.layout import TRAILER_BYTES, maps_bytes, more_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ def live_bytes(version: Version) -> dict[int, tuple[int, int]]:
             counts[logical] += entries
     return {
         vlog.id: (
-            sum(sizes[logical] for logical in vlog.logical),
+            sum(
+                sizes[logical] + more_of(vlog.key_id) * counts[logical] for logical in vlog.logical
+            ),
             sum(counts[logical] for logical in vlog.logical),
         )
         for vlog in version.vlogs

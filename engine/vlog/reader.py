@@ -12,7 +12,7 @@ Fails with: `CorruptionError`, `FormatVersionError`, `EncryptionKeyError`; after
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
 from operator import add, ge
@@ -21,7 +21,9 @@ from typing import Any, Final, Protocol
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import ValuePointer
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader, decode_header
-from meles.engine.errors import ClosedError, CorruptionError, EncryptionKeyError
+from meles.engine.crypt.file_cipher import FileCipher
+from meles.engine.crypt.keys import SALT_BYTES, KeyRing, cipher_for
+from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.fs.files import Directory, File
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_FILE_BYTES
@@ -39,10 +41,13 @@ from meles.engine.vlog.layout import (
     Trailer,
     decode_maps,
     decode_trailer,
+    described,
     entry_error,
+    more_of,
     value_of,
 )
 from meles.engine.vlog.scan import run_of_entries, walk
+from meles.engine.vlog.sealed_entry import open_entry, opened_entry
 
 _BATCH: Final = 4096  # entries checked at a time
 _STEP_BYTES: Final = 1 << 20
@@ -69,17 +74,33 @@ def check_header(data: bytes, file_id: int, path: str) -> FileHeader:
         raise CorruptionError(
             f"file says it is number {header.file_id}", path=path, offset=0, kind="vlg header"
         )
-    if header.key_id:
-        raise EncryptionKeyError(f"{path} is encrypted with data key {header.key_id}")
     return header
 
 
-def unsealed_header(file: File, file_id: int, path: str) -> FileHeader:
+def _check_known(header: FileHeader, known: VlogMeta, path: str) -> None:
+    """A sealed file has a salt of its own: no other of its number passes for it."""
+    if header != header_of(known):
+        raise CorruptionError(
+            "file is not the one the MANIFEST knows", path=path, offset=0, kind="vlg header"
+        )
+
+
+def header_of(meta: VlogMeta) -> FileHeader:
+    """The header of the file that the MANIFEST knows."""
+    return FileHeader(MAGIC_VLOG, meta.id, key_id=meta.key_id, salt=meta.salt or bytes(SALT_BYTES))
+
+
+def unsealed_header(
+    file: File, file_id: int, path: str, known: VlogMeta | None = None
+) -> FileHeader:
     """The header; the one it was to have if it was never written (nothing, or zeros, is there)."""
     data = file.pread(HEADER_BYTES, 0)
     if len(data) < HEADER_BYTES or not any(data):
-        return FileHeader(MAGIC_VLOG, file_id)
-    return check_header(data, file_id, path)
+        return FileHeader(MAGIC_VLOG, file_id) if known is None else header_of(known)
+    header = check_header(data, file_id, path)
+    if known is not None:
+        _check_known(header, known, path)
+    return header
 
 
 def read_trailer(file: File, size: int, seed: int, path: str) -> Trailer:
@@ -92,13 +113,14 @@ def load_meta(directory: Directory, physical_id: int) -> VlogMeta:
     path = directory.join(file_name(Kind.VLOG, physical_id))
     with open_vlog(directory, physical_id) as file:
         size = file.size()
-        seed = check_header(file.pread(HEADER_BYTES, 0), physical_id, path).seed
+        header = check_header(file.pread(HEADER_BYTES, 0), physical_id, path)
+        seed = header.seed
         trailer = read_trailer(file, size, seed, path)
         section = memoryview(file.pread(trailer.maps_length, trailer.maps_offset))
     maps = decode_maps(section, trailer, seed, path)
     for old, new in maps.values():
         _check_map(old, new, trailer.data_end, path)
-    return VlogMeta(physical_id, tuple(maps) or (physical_id,), True, size, trailer.entries)
+    return described(header, tuple(maps) or (physical_id,), trailer)
 
 
 def _check_map(old: memoryview, new: memoryview, data_end: int, path: str) -> None:
@@ -135,12 +157,14 @@ class ValueLogFile:
     """
 
     __slots__ = (
+        "_cipher",
         "_compiled",
         "_data",
         "_end",
         "_file",
         "_lost",
         "_maps",
+        "_more",
         "_view",
         "file_id",
         "logical",
@@ -160,24 +184,30 @@ class ValueLogFile:
         self._maps: dict[int, OffsetMap] = {}
         self._file: File | None = None
         self._lost = 0
+        self._more = more_of(meta.key_id)
+        self._cipher: FileCipher | None = None
         file = open_vlog(directory, meta.id)
         try:
-            self._open(file)
+            self._open(file, directory.keys)
         finally:
             if self._file is None:
                 file.close()
 
-    def _open(self, file: File) -> None:
+    def _open(self, file: File, keys: KeyRing | None) -> None:
         size = file.size()
         if not self.meta.sealed:
-            unsealed_header(file, self.file_id, self.path)
+            header = unsealed_header(file, self.file_id, self.path, self.meta)
+            self._cipher = cipher_for(keys, header, self.path)
             size = max(size, HEADER_BYTES)
             if self.meta.size > size:
                 raise self._mismatch(f"file has {size} bytes, entries end at {self.meta.size}")
             self._end = self.meta.size or size
             self._file = file
             return
-        seed = check_header(file.pread(HEADER_BYTES, 0), self.file_id, self.path).seed
+        header = check_header(file.pread(HEADER_BYTES, 0), self.file_id, self.path)
+        self._cipher = cipher_for(keys, header, self.path)
+        _check_known(header, self.meta, self.path)
+        seed = header.seed
         if size != self.meta.size:
             raise self._mismatch(f"file has {size} bytes, the MANIFEST says {self.meta.size}")
         trailer = read_trailer(file, size, seed, self.path)
@@ -202,7 +232,7 @@ class ValueLogFile:
         file_id, offset, length = POINTER.unpack(pointer)
         if maps:
             offset = self._moved_to(maps.get(file_id), file_id, offset)
-        after = offset + ENTRY_BYTES + length
+        after = offset + ENTRY_BYTES + length + self._more
         if offset < HEADER_BYTES or after > self._end:
             raise entry_error(self.path, offset, "address lies outside the file")
         crc, stored, found = ENTRY.unpack_from(view, offset)
@@ -212,12 +242,16 @@ class ValueLogFile:
             raise entry_error(self.path, offset, f"entry of version {found}, expected {version}")
         if crc32c(view[offset + CHECKED_FROM : after], crc32c(pointer)) != crc:
             raise entry_error(self.path, offset, "value checksum does not match")
+        if self._cipher is not None:
+            return open_entry(self._cipher, view[offset:after], pointer, offset, self.path)
         return data[offset + ENTRY_BYTES : after]
 
     def compiled(self) -> list[Any]:
-        """A compiled reader (`NATIVE.ValueFile`) for each logical file of a mapped file."""
+        """A compiled reader (`NATIVE.ValueFile`) for each logical file of a mapped file, unless
+        its values are sealed.
+        """
         data = self._data
-        if data is None:
+        if data is None or self._cipher is not None:
             return []
         if self._compiled is not None:
             return self._compiled
@@ -252,7 +286,7 @@ class ValueLogFile:
         if maps:
             moved_to, columns = self._moved_to, maps.get(logical)
             places = [moved_to(columns, logical, offset) for offset in offsets]
-        stops = list(map(add, map(add, places, lengths), repeat(ENTRY_BYTES)))
+        stops = list(map(add, map(add, places, lengths), repeat(ENTRY_BYTES + self._more)))
         if min(places, default=HEADER_BYTES) < HEADER_BYTES or max(stops, default=0) > self._end:
             lost = (
                 a for a, b in zip(places, stops, strict=True) if a < HEADER_BYTES or b > self._end
@@ -268,6 +302,17 @@ class ValueLogFile:
             if crc != stored_crc or stored != length:
                 raise entry_error(self.path, at, "value checksum does not match")
         return [view[at:stop] for at, stop in zip(places, stops, strict=True)]
+
+    def contents(
+        self, logical: int, offsets: Sequence[int], lengths: Sequence[int]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Version and value at each of these addresses, checked: for writing them in another way
+        than they are stored here.
+        """
+        entries = self.entries(logical, offsets, lengths)
+        for entry, offset, length in zip(entries, offsets, lengths, strict=True):
+            version = ENTRY.unpack_from(entry)[2]
+            yield version, self.fetch(POINTER.pack(logical, offset, length), version)
 
     def verify(self) -> int:
         """Check every entry; how many there are. `CorruptionError` at the first bad one.
@@ -326,7 +371,7 @@ class ValueLogFile:
         if file is None:
             raise self._unreadable()
         file_id, offset, length = POINTER.unpack(pointer)
-        size = ENTRY_BYTES + length
+        size = ENTRY_BYTES + length + self._more
         if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self._end:
             raise entry_error(self.path, offset, "address lies outside the file")
         try:
@@ -335,12 +380,14 @@ class ValueLogFile:
             raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than it was")
+        if self._cipher is not None:
+            return opened_entry(self._cipher, entry, pointer, version, offset, self.path)
         return value_of(entry, pointer, version, offset, self.path)
 
     def _verify_run(self, view: memoryview, expected: int | None) -> int:
-        end, entries = run_of_entries(view, self.file_id, HEADER_BYTES, self._end)
+        end, entries = run_of_entries(view, self.file_id, HEADER_BYTES, self._end, self._more)
         if end != self._end and self._lost:
-            found = walk(view, self.file_id, self._end, end)
+            found = walk(view, self.file_id, self._end, end, self._more)
             entries += found.entries
             lost = sum(length for _, length in found.holes) + self._end - found.end
             if lost != self._lost:
@@ -356,7 +403,8 @@ class ValueLogFile:
         """The maps' entries follow one another without a gap, and each checks under its address."""
         places = list(chain.from_iterable(new for _, new in self._maps.values()))
         edges = [*places, self._end]
-        lengths = [b - a - ENTRY_BYTES for a, b in zip(places, edges[1:], strict=True)]
+        head = ENTRY_BYTES + self._more
+        lengths = [b - a - head for a, b in zip(places, edges[1:], strict=True)]
         if edges[0] != HEADER_BYTES or any(length < 0 for length in lengths):
             raise self._mismatch("relocated entries do not follow one another", KIND_MAPS)
         first = 0

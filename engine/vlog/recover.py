@@ -15,11 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meles.engine.codec.header import HEADER_BYTES
+from meles.engine.crypt.keys import cipher_for
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.files import Directory, File
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.manifest.version import VlogMeta
-from meles.engine.vlog.layout import ENTRY_BYTES, Trailer
+from meles.engine.vlog.layout import ENTRY_BYTES, Trailer, described, more_of
 from meles.engine.vlog.reader import open_vlog, read_trailer, unsealed_header
 from meles.engine.vlog.scan import Walk, walk
 
@@ -49,8 +50,12 @@ class Recovered:
         return sum(length for _, length in self.holes)
 
 
-def recover_tail(directory: Directory, file_id: int, start: int = HEADER_BYTES) -> Recovered:
+def recover_tail(
+    directory: Directory, file_id: int, start: int = HEADER_BYTES, known: VlogMeta | None = None
+) -> Recovered:
     """Walk the entries of an unsealed file from `start`, a place known to begin one (or its end).
+
+    `known` is what the MANIFEST says of the file.
 
     A file that never got its first bytes (empty, or zeros where the header belongs) holds nothing,
     and is no damage: its creation was not synced before the crash.
@@ -58,7 +63,9 @@ def recover_tail(directory: Directory, file_id: int, start: int = HEADER_BYTES) 
     path = directory.join(file_name(Kind.VLOG, file_id))
     with open_vlog(directory, file_id) as file:
         size = file.size()
-        stop = _data_end(file, size, unsealed_header(file, file_id, path).seed, path)
+        header = unsealed_header(file, file_id, path, known)
+        cipher_for(directory.keys, header, path)  # refuses here, with nothing touched
+        stop = _data_end(file, size, header.seed, path)
         sealed = stop < size
         if stop <= HEADER_BYTES:
             cut = 0 if sealed else max(size - HEADER_BYTES, 0)
@@ -70,7 +77,7 @@ def recover_tail(directory: Directory, file_id: int, start: int = HEADER_BYTES) 
                 path=path, offset=stop, kind="vlg file",
             )  # fmt: skip
         with memoryview(file.map(stop)) as view:
-            found = walk(view, file_id, stop, start)
+            found = walk(view, file_id, stop, start, more_of(header.key_id))
     return _judge(found, stop, sealed)
 
 
@@ -85,7 +92,12 @@ def _judge(found: Walk, stop: int, sealed: bool) -> Recovered:
 
 
 def seal_recovered(
-    directory: Directory, file_id: int, end: int, entries: int, lost: int = 0
+    directory: Directory,
+    file_id: int,
+    end: int,
+    entries: int,
+    lost: int = 0,
+    known: VlogMeta | None = None,
 ) -> VlogMeta:
     """Cut the file to `end`, write its trailer, sync. The caller syncs nothing more.
 
@@ -93,7 +105,7 @@ def seal_recovered(
     """
     path = directory.join(file_name(Kind.VLOG, file_id))
     with open_vlog(directory, file_id, write=True) as file:
-        header = unsealed_header(file, file_id, path)
+        header = unsealed_header(file, file_id, path, known)
         size = file.size()
         if not HEADER_BYTES <= end <= max(size, HEADER_BYTES):
             raise InvariantError(f"{path} of {size} bytes cannot be sealed at {end}")
@@ -106,7 +118,7 @@ def seal_recovered(
         trailer = Trailer(end, entries, end, lost=lost)
         file.pwrite(trailer.encode(header.seed), end)
         file.sync()
-    return VlogMeta(file_id, (file_id,), True, trailer.file_size, entries)
+    return described(header, (file_id,), trailer)
 
 
 def _data_end(file: File, size: int, seed: int, path: str) -> int:

@@ -1,4 +1,5 @@
-"""Value-log GC: copy the live entries of some files, verbatim, into one new file with offset maps.
+"""Value-log GC: copy the live entries of some files into one new file with offset maps, verbatim or
+sealed anew.
 
 Runs in: value-log GC workers.
 Owns: the output file until it answers.
@@ -15,14 +16,15 @@ import threading
 import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import accumulate
 from typing import Final
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import POINTER_BYTES
-from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG
+from meles.engine.crypt.keys import new_header, seals
 from meles.engine.errors import CorruptionError, InvariantError
 from meles.engine.fs.files import Buffer, Directory, File
 from meles.engine.fs.names import Kind, file_name
@@ -33,12 +35,16 @@ from meles.engine.vlog.layout import (
     ENTRY_BYTES,
     KIND_FILE,
     POINTER,
+    SEAL_BYTES,
     TRAILER_BYTES,
     Trailer,
     encode_maps,
     maps_bytes,
+    more_of,
 )
 from meles.engine.vlog.reader import ValueLogFile, load_meta
+from meles.engine.vlog.sealed_entry import seal_entry
+from meles.engine.vlog.writer import encode_entry
 
 _WRITE_BYTES: Final = 4 << 20  # one write; progress is reported after each
 _SYNC_BYTES: Final = 64 << 20  # so that no sync takes long enough to look like a hang
@@ -86,7 +92,7 @@ def relocate(job: RelocateJob, live: Live, values: Directory, context: JobContex
     """Copy the live entries into the job's output file; see `run_relocation`."""
     counts = sum(map(len, live.values()))
     size = sum(sum(key & _LENGTH_MASK for key in keys) for keys in live.values())
-    size += counts * ENTRY_BYTES
+    size += counts * (ENTRY_BYTES + (SEAL_BYTES if seals(values.keys) else 0))
     counters = {"live_entries": counts, "live_bytes": size, "read_bytes": size, "written_bytes": 0}
     if not counts:
         return JobResult((), counters)
@@ -161,8 +167,9 @@ class _Output:
 
     def __init__(self, directory: Directory, file_id: int, pace: _Pace) -> None:
         self.file_id = file_id
+        self._header, self._cipher = new_header(directory.keys, MAGIC_VLOG, file_id)
+        self._head = ENTRY_BYTES + more_of(self._header.key_id)
         self.file: File = directory.create(file_name(Kind.VLOG, file_id))
-        self._header = FileHeader(MAGIC_VLOG, file_id)
         self._pace = pace
         self._end = 0
         self._synced = 0
@@ -176,15 +183,35 @@ class _Output:
             self._append(self._header.encode())
         offsets = array("I", [key >> _LENGTH_BITS for key in keys])
         lengths = array("I", [key & _LENGTH_MASK for key in keys])
-        places = array("Q", accumulate((n + ENTRY_BYTES for n in lengths), initial=self._end))
+        places = array("Q", accumulate((n + self._head for n in lengths), initial=self._end))
         first = 0
         while first < len(keys):
             full = bisect_right(places, places[first] + _WRITE_BYTES) - 1
             stop = min(max(full, first + 1), first + _BATCH, len(keys))
-            parts = source.entries(logical, offsets[first:stop], lengths[first:stop])
+            part = (logical, offsets[first:stop], lengths[first:stop])
+            if self._cipher is None and not source.meta.key_id:
+                parts: Sequence[Buffer] = source.entries(*part)
+            else:
+                parts = self._anew(source, *part)
             self._append(parts[0] if len(parts) == 1 else b"".join(parts))
             first = stop
         return offsets, array("I", places[:-1])
+
+    def _anew(
+        self, source: ValueLogFile, logical: int, offsets: array[int], lengths: array[int]
+    ) -> list[bytes]:
+        """The entries as this file has them: sealed under its own key, or no longer."""
+        found, place = [], self._end
+        for offset, (version, value) in zip(
+            offsets, source.contents(logical, offsets, lengths), strict=True
+        ):
+            if self._cipher is None:
+                entry = b"".join(encode_entry(logical, offset, value, version))
+            else:
+                entry = seal_entry(self._cipher, (logical, offset), value, version, place, 0)
+            found.append(entry)
+            place += len(entry)
+        return found
 
     def finish(self, entries: int, maps: list[tuple[int, array[int], array[int]]]) -> NewFile:
         """Append maps and trailer, sync."""

@@ -8,7 +8,7 @@ damage is bounded, and says when it gave up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from meles.engine.codec.checksum import crc32c
@@ -44,15 +44,21 @@ class Walk:
 class _Budget:
     positions: int = _SEARCH_BYTES
     checks: int = _CHECK_BYTES
+    more: int = field(default=0, init=False)  # see `run_of_entries`
 
 
-def run_of_entries(view: memoryview, file_id: int, start: int, stop: int) -> tuple[int, int]:
-    """(end, entries) of the unbroken run of valid entries that begins at `start`."""
+def run_of_entries(
+    view: memoryview, file_id: int, start: int, stop: int, more: int = 0
+) -> tuple[int, int]:
+    """(end, entries) of the unbroken run of valid entries that begins at `start`.
+
+    `more`: bytes an entry takes beside its header and the length it says (a sealed one).
+    """
     at, entries, last = start, 0, stop - ENTRY_BYTES
     read, seed_of = ENTRY.unpack_from, POINTER.pack
     while at <= last:
         crc, length, _ = read(view, at)
-        after = at + ENTRY_BYTES + length
+        after = at + ENTRY_BYTES + length + more
         if after > stop:
             break
         seed = crc32c(seed_of(file_id, at, length))
@@ -63,16 +69,20 @@ def run_of_entries(view: memoryview, file_id: int, start: int, stop: int) -> tup
     return at, entries
 
 
-def walk(view: memoryview, file_id: int, stop: int, start: int = HEADER_BYTES) -> Walk:
+def walk(
+    view: memoryview, file_id: int, stop: int, start: int = HEADER_BYTES, more: int = 0
+) -> Walk:
     """Find every valid entry of logical file `file_id` in [start, stop).
 
-    `start` must be the beginning of an entry. What follows the last valid entry is not counted: it
-    is a torn tail, unless the search for entries in it gave up.
+    `start` must be the beginning of an entry; `more` as for `run_of_entries`. What
+    follows the last valid entry is not counted: it is a torn tail, unless the search for entries in
+    it gave up.
     """
-    end, entries = run_of_entries(view, file_id, start, stop)
+    end, entries = run_of_entries(view, file_id, start, stop, more)
     clean_end, clean_entries = end, entries
     holes: list[tuple[int, int]] = []
     budget = _Budget()
+    budget.more = more
     while end < stop:
         found = _next_entry(view, file_id, end, stop, budget)
         if found is None:
@@ -81,8 +91,8 @@ def walk(view: memoryview, file_id: int, stop: int, start: int = HEADER_BYTES) -
                 return Walk(stop, entries, clean_end, clean_entries, tuple(holes), known=False)
             break
         holes.append((end, found - end))
-        end, more = run_of_entries(view, file_id, found, stop)
-        entries += more
+        end, count = run_of_entries(view, file_id, found, stop, more)
+        entries += count
     return Walk(end, entries, clean_end, clean_entries, tuple(holes))
 
 
@@ -91,7 +101,7 @@ def _is_entry(view: memoryview, file_id: int, at: int, stop: int, budget: _Budge
     if at + ENTRY_BYTES > stop:
         return False
     crc, length, _ = ENTRY.unpack_from(view, at)
-    after = at + ENTRY_BYTES + length
+    after = at + ENTRY_BYTES + length + budget.more
     if after > stop:
         return False
     budget.checks -= length + _CHECK_COST
@@ -102,7 +112,7 @@ def _is_entry(view: memoryview, file_id: int, at: int, stop: int, budget: _Budge
 def _next_entry(view: memoryview, file_id: int, bad: int, stop: int, budget: _Budget) -> int | None:
     """The first valid entry behind the invalid one at `bad`; None: none, or the budget is spent."""
     if bad + ENTRY_BYTES <= stop:  # its length may be sound
-        after = bad + ENTRY_BYTES + ENTRY.unpack_from(view, bad)[1]
+        after = bad + ENTRY_BYTES + ENTRY.unpack_from(view, bad)[1] + budget.more
         if _is_entry(view, file_id, after, stop, budget):
             return int(after)
     large: list[int] = []
@@ -115,7 +125,7 @@ def _next_entry(view: memoryview, file_id: int, bad: int, stop: int, budget: _Bu
             return None
         for at in range(base, min(base + _WINDOW, stop - ENTRY_BYTES + 1)):
             _, length, version = ENTRY.unpack_from(window, at - base)
-            if at + ENTRY_BYTES + length > stop or not 0 < version <= MAX_VERSION:
+            if at + ENTRY_BYTES + length + budget.more > stop or not 0 < version <= MAX_VERSION:
                 continue
             if budget.checks < 0:
                 return None

@@ -34,6 +34,7 @@ from meles.engine.vlog.layout import (
     SEEDED,
     TRAILER_BYTES,
     Trailer,
+    described,
     entry_error,
     value_of,
 )
@@ -84,7 +85,9 @@ class ValueLogWriter:
     by then does not matter, recovery rewrites one that was never written.
     """
 
-    __slots__ = ("_file", "_sealed", "appender", "file_id", "logical", "path")
+    __slots__ = ("_file", "_sealed", "appender", "file_id", "header", "logical", "path")
+
+    more = 0  # bytes an entry takes beside its header and value
 
     def __init__(self, directory: Directory, file_id: int) -> None:
         """`FileExistsError` if the name is taken."""
@@ -95,15 +98,23 @@ class ValueLogWriter:
         self.logical = (file_id,)
         self.path = directory.join(name)
         self._sealed = False
+        self.header = self._made_header(directory)
         self._file = directory.create(name)
         self.appender = ValueAppender(file_id, HEADER_BYTES, self._file.pwrite)
         self.appender.capacity = _CAPACITY
         try:
-            self._file.pwrite(FileHeader(MAGIC_VLOG, file_id).encode(), 0)
+            self._file.pwrite(self.header.encode(), 0)
         except BaseException:
             self._file.close()
             directory.unlink(name)
             raise
+
+    def _made_header(self, directory: Directory) -> FileHeader:  # noqa: ARG002 - see sealed.py
+        return FileHeader(MAGIC_VLOG, self.file_id)
+
+    def described(self) -> VlogMeta:
+        """What the MANIFEST is told of the file before anything points into it."""
+        return described(self.header, self.logical)
 
     @property
     def end(self) -> int:
@@ -197,10 +208,10 @@ class ValueLogWriter:
         if self._sealed:
             raise InvariantError(f"{self.path} is sealed already")
         trailer = Trailer(self.end, self.entries, self.end)
-        self._file.pwrite(trailer.encode(FileHeader(MAGIC_VLOG, self.file_id).seed), self.end)
+        self._file.pwrite(trailer.encode(self.header.seed), self.end)
         self._sealed = True
         self._file.sync()
-        return VlogMeta(self.file_id, self.logical, True, trailer.file_size, self.entries)
+        return described(self.header, self.logical, trailer)
 
     def close(self) -> None:
         """Close; a second call does nothing. A file that readers may still hold is let go instead:

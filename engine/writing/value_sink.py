@@ -109,7 +109,7 @@ class ValueSink:
         if (
             writer is None
             or writer.end >= self._file_size
-            or size > writer.room
+            or size + count * writer.more > writer.room
             or (writer.entries and writer.entries + count > self._file_entries)
         ):
             fresh = self._store.new_values()

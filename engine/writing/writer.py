@@ -103,6 +103,7 @@ class Writer:
             or self._managed
             or self.sink.observes
             or self._store.version.banned
+            or self._store.seals  # frames are sealed by the memtable, not by the compiled commit
         )
 
     def set_hooks(self, before: list[Callable[[], None]], after: list[CommitHook]) -> None:

@@ -327,7 +327,7 @@ ErrZeroBandwidth
 ErrNilCallback
     merge: test_the_function_is_one_and_gives_bytes
 ErrEncryptionKeyMismatch
-    opening: test_encryption_is_refused_on_an_existing_database_too
+    encryption: test_another_key_is_refused_and_nothing_is_touched
 ErrManagedTxn
     managed: test_writes_without_a_timestamp_raise
 ErrCommitAfterFinish

@@ -155,6 +155,10 @@ ROWS: dict[str, str] = {
         for name in ("examined", "rewritten", "freed_bytes", "files")
     },
     **{
+        f"Rotation.{name}": "encryption: test_rotate_gives_another_key"
+        for name in ("path", "encrypted", "data_keys")
+    },
+    **{
         f"VerifyReport.{name}": "reports: test_verify_counts_what_it_checked"
         for name in ("ok", "problems", "tables", "blocks", "values")
     },
@@ -201,7 +205,8 @@ ROWS: dict[str, str] = {
 CLASSES: list[type[Any]] = [
     meles.DB, meles.Txn, meles.WriteBatch, meles.Sequence, meles.MergeOperator, meles.Subscription,
     meles.Change, meles.Item, Cursor, meles.CloseReport, meles.Stage, meles.GCReport,
-    meles.VerifyReport, meles.Size, meles.Health, meles.SpaceReport, meles.WorkerInfo, meles.Stats,
+    meles.Rotation, meles.VerifyReport, meles.Size, meles.Health, meles.SpaceReport,
+    meles.WorkerInfo, meles.Stats,
 ]  # fmt: skip
 
 # How a test writes what Python calls by another name.

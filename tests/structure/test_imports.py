@@ -30,6 +30,8 @@ def test_every_rule_is_about_something_that_exists() -> None:
         ("engine.codec.header", "from meles.engine.fs import files"),
         ("engine.codec.header", "import meles.engine.fs.files as f"),
         ("engine.fs.files", "from meles.engine.codec.header import FileHeader"),
+        ("engine.fs.files", "from meles.engine.crypt.keys import KeyRing"),
+        ("workers.child.boot", "from meles.engine.crypt.registry import read_registry"),
         ("engine.jobs", "from meles.engine.table.reader import Table"),
         ("engine.log.reader", "from meles.engine.table.reader import Table"),
         ("engine.manifest.version", "from meles.engine.fs.files import File"),

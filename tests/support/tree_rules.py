@@ -45,7 +45,7 @@ class Capability(NamedTuple):
 
 WORDS = ("engine.errors", "engine.ids")
 CODEC = (*WORDS, "engine.kernel", "engine.codec")
-FILES = (*CODEC, "engine.fs")
+FILES = (*CODEC, "engine.fs", "engine.crypt")
 RECORDS = (*FILES, "engine.jobs", "engine.manifest.version")  # what jobs and the MANIFEST speak of
 
 LAYERS = (
@@ -56,6 +56,8 @@ LAYERS = (
     Layer("engine.kernel", ("engine.errors",), "its compiled twin takes buffers and numbers only"),
     Layer("engine.codec", (*WORDS, "engine.kernel"), "bytes in, bytes out: no file system"),
     Layer("engine.fs", WORDS, "knows files, not what is in them"),
+    Layer("engine.crypt", (*CODEC, "engine.fs", "engine.clock"), "keys, and one file of them"),
+    Layer("engine.crypt.file_cipher", (*WORDS, "engine.codec"), "bytes in, bytes out"),
     Layer("engine.option_checks", WORDS, "pure"),
     Layer("engine.memory_budget", (*WORDS, "engine.option_checks"), "pure"),
     Layer(
@@ -159,6 +161,7 @@ NEVER = (
         "workers.child",
         ("workers.parent", "supervisor", "meles", "engine.db", "engine.store", "engine.writing",
          "engine.recovery", "engine.opening", "engine.manifest.manifest_file",
+         "engine.crypt.registry",
          "engine.fs.dir_lock"),
         "a worker computes; the supervisor owns whatever lasts",
     ),

@@ -69,7 +69,7 @@ def scripted(argv):
     answers_fd = int(argv[3].split(",")[1])
 
     def make(tables_fd, values_fd, setup):
-        return lambda job, context: act(job, context, answers_fd)
+        return lambda job, context, _keys: act(job, context, answers_fd)
 
     main(argv, make)
 

@@ -16,7 +16,7 @@ from meles.engine.jobs import Job, JobContext, JobResult
 from meles.engine.kernel import KIND
 from meles.workers.child import log_pipe
 from meles.workers.child.channel import Channel
-from meles.workers.child.guard import limit_memory
+from meles.workers.child.guard import forbid_core_dumps, limit_memory
 from meles.workers.child.loop import Pilot, Run
 from meles.workers.wire.messages import (
     PACKAGE_VERSION,
@@ -33,13 +33,15 @@ MakeRun = Callable[[int, int, Setup], Run]
 
 def make_run(tables_fd: int, values_fd: int, setup: Setup) -> Run:
     """What runs real jobs."""
+    from meles.engine.crypt.keys import KeyRing
     from meles.engine.fs.files import Directory
     from meles.engine.run_job import JobDirs, run_job
 
     tables = Directory.from_fd(tables_fd, setup.tables)
     dirs = JobDirs(tables, Directory.from_fd(values_fd, setup.values))
 
-    def run(job: Job, context: JobContext) -> JobResult:
+    def run(job: Job, context: JobContext, keys: bytes) -> JobResult:
+        dirs.tables.keys = dirs.values.keys = KeyRing.unpack(keys) if keys else None
         return run_job(job, dirs, context)
 
     return run
@@ -57,6 +59,8 @@ def boot(role: str, parent: int, fds: Sequence[int], make: MakeRun) -> tuple[Pil
     pilot.start()
     run = make(tables_fd, values_fd, setup)
     limit_memory(setup.memory_limit)
+    if setup.encrypted:
+        forbid_core_dumps()
     channel.send(Ready())
     return pilot, channel, run
 

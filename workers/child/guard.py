@@ -3,7 +3,8 @@
 Runs in: worker.
 Invariants: (1) the worker dies with the thread that spawned it, even while stopped; (2) it can gain
 no privileges; (3) it leaves when told over its pipe, not when a terminal or an init system signals
-its group; (4) descriptors 0 to 2 are never files of the database.
+its group; (4) descriptors 0 to 2 are never files of the database; (5) it leaves no core dump when
+it is given keys.
 Fails with: `OSError` when the kernel refuses.
 """
 
@@ -18,6 +19,7 @@ from typing import Final, NoReturn
 from meles.workers.wire.exit_codes import EXIT_PARENT_GONE
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
@@ -65,6 +67,16 @@ def limit_memory(limit: int | None) -> None:
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def forbid_core_dumps() -> None:
+    """The memory of this process, which will hold keys, goes into no file, and nobody but root may
+    look at it.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def leave(code: int) -> NoReturn:

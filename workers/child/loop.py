@@ -34,7 +34,7 @@ from meles.workers.wire.messages import (
     Stop,
 )
 
-Run = Callable[[Job, JobContext], JobResult]
+Run = Callable[[Job, JobContext, bytes], JobResult]  # the last are packed data keys, or nothing
 _STACK_BYTES: Final = 512 * 1024  # of the pilot; a memory limit counts stacks as if they were used
 
 
@@ -146,7 +146,7 @@ def _answer(job: RunningJob, run: Run) -> JobDone | JobFailed:
     try:
         if job.cancelled:
             raise JobCancelledError(f"job {request.job_id} was cancelled before it began")
-        result = run(request.job, job)
+        result = run(request.job, job, request.keys)
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its answer
         return JobFailed(request.job_id, request.generation, describe(error))
     return JobDone(request.job_id, request.generation, result)

@@ -174,6 +174,7 @@ class Crew:
             memory_limit=options.memory_limit,
             tables=options.dirs.tables,
             values=options.dirs.values,
+            encrypted=options.dirs.keys is not None,
         )
         self.send(worker, setup)
 

@@ -42,9 +42,10 @@ def make_pool(
 
     if mode == "process":
         tables, values = dirs.tables, dirs.values
+        keys = None if tables.keys is None else tables.keys.pack
         return ProcessPool(
             counts,
-            PoolDirs(tables.fd, values.fd, tables.path, values.path),
+            PoolDirs(tables.fd, values.fd, tables.path, values.path, keys),
             heartbeat=heartbeat,
             hang_timeout=hang_timeout,
             memory_limit=memory_limit,

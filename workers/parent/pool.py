@@ -92,6 +92,7 @@ class ProcessPool:
         except OSError:
             os.close(self._tables_fd)
             raise
+        self._keys = dirs.keys
         own = replace(dirs, tables_fd=self._tables_fd, values_fd=self._values_fd)
         options = CrewOptions(own, heartbeat, hang_timeout, memory_limit, boot_timeout, command)
         workers = [
@@ -230,13 +231,14 @@ class ProcessPool:
 
     def _give_next(self, worker: Worker) -> bool:
         """Give the worker the next job of its kind; False if there is none."""
+        keys = b"" if self._keys is None else self._keys()
         with self._lock:
             task = self._queue.take(worker.kind)
             if task is None:
                 return False
             self._generation += 1
             try:
-                frame = encode(JobRequest(task.job_id, self._generation, task.job))
+                frame = encode(JobRequest(task.job_id, self._generation, task.job, keys))
             except LocalProtocolError as error:
                 too_big = error
             else:

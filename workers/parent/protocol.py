@@ -29,15 +29,16 @@ RunJob = Callable[[Job, JobContext], JobResult]
 
 @dataclass(frozen=True, slots=True)
 class PoolDirs:
-    """The directories workers inherit, and their names for messages.
+    """The directories workers inherit, their names for messages, and the data keys for a job.
 
-    The descriptors stay the caller's.
+    The descriptors stay the caller's. `keys` is None where nothing is encrypted.
     """
 
     tables_fd: int
     values_fd: int
     tables: str = "."
     values: str = "."
+    keys: Callable[[], bytes] | None = None
 
 
 class Pool(Protocol):

@@ -25,7 +25,7 @@ from meles.engine.jobs import (
 from meles.workers.wire.errors import Failure, RemoteProtocolError
 from meles.workers.wire.framing import encode_frame
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 PACKAGE_VERSION: Final = (
     "0.1.0"  # both sides must run the same release: jobs have no schema of their own
 )
@@ -48,7 +48,7 @@ class Setup:
     """The answer to Hello. `tables` and `values` name the inherited directories, for messages only.
 
     `heartbeat` is seconds between heartbeats, `log_level` a level of `logging`, `memory_limit`
-    bytes.
+    bytes. `encrypted`: jobs come with data keys, so the worker must leave no core dump.
     """
 
     to_child: ClassVar[bool] = True
@@ -58,6 +58,7 @@ class Setup:
     memory_limit: int | None
     tables: str
     values: str
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,13 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """Do this job. Never sent to a worker that has one."""
+    """Do this job. Never sent to a worker that has one. `keys` are the packed data keys, if any."""
 
     to_child: ClassVar[bool] = True
     job_id: int
     generation: int
     job: Job
+    keys: bytes = dataclasses.field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,18 @@ def _text(value: object) -> str:
     return value
 
 
+def _octets(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("is not bytes")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("is not true or false")
+    return value
+
+
 def _failure(value: object) -> Failure:
     return Failure(**_fields(Failure, value))
 
@@ -164,6 +178,8 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "int": _number,
     "float": _real,
     "str": _text,
+    "bytes": _octets,
+    "bool": _flag,
     "int | None": _or_none(_number),
     "str | None": _or_none(_text),
     "Job": job_from_plain,

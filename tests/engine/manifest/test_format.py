@@ -69,7 +69,9 @@ def test_the_tables_list_every_field() -> None:
     assert edits == set(Edit.__dataclass_fields__)
     named = {name for row in rows if len(row) != 3 for cell in row[::2]
              for name in re.findall("`(.)`", cell)}  # fmt: skip
-    assert named == set(TableMeta(1, 1, 1, 1, b"a", b"b", 1, 1, expiries=(1,)).to_plain())
+    assert named == set(
+        TableMeta(1, 1, 1, 1, b"a", b"b", 1, 1, expiries=(1,), salt=b"s").to_plain()
+    )
 
 
 def test_the_newest_version_is_listed() -> None:

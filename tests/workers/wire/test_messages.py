@@ -44,10 +44,12 @@ EXAMPLES = [
     Hello(1, "0.1.0", "python", 42, "flusher"),
     Setup(0.5, 20, 5, None, "/data", "/values"),
     Setup(1.0, 20, 0, 1 << 28, b"/\xff".decode("utf-8", "surrogateescape"), ""),
+    Setup(1.0, 20, 0, None, "/data", "/values", encrypted=True),
     Ready(),
     JobRequest(1, 2, FLUSH),
     JobRequest(1, 2, COMPACT),
     JobRequest(1, 2, RELOCATE),
+    JobRequest(1, 2, RELOCATE, b"packed keys"),
     Cancel(7),
     Stop(),
     Heartbeat(1, 2, 3, 4),
@@ -94,6 +96,8 @@ def test_every_field_must_be_of_its_type(message):
     plain = plain_of(message)
     for field in dataclasses.fields(message):
         for wrong in (True, -1, 1.5j, b"bytes", [[]], {"a": {}}):
+            if (field.type, wrong) in (("bytes", b"bytes"), ("bool", True)):
+                continue
             with pytest.raises(RemoteProtocolError):
                 parse({**plain, field.name: wrong}, to_child=message.to_child)
 

@@ -1,0 +1,69 @@
+"""Which data keys a directory has: what its registry, its files and the given key say together.
+
+Runs in: supervisor.
+Invariants: (1) nothing is changed but that an empty directory gets a registry; (2) whatever does
+not fit is refused before any other file is read: a wrong key, none where one is needed, a key for
+what is not encrypted, a registry that is missing.
+Fails with: `EncryptionKeyError`, `CorruptionError`, `ConfigError` (the library is not installed),
+`OSError`.
+"""
+
+from __future__ import annotations
+
+from meles.engine.codec.header import HEADER_BYTES, MAGIC_MANIFEST, decode_header
+from meles.engine.crypt.file_cipher import aead
+from meles.engine.crypt.keys import KEY_BYTES, DataKey, KeyRing
+from meles.engine.crypt.registry import OwnedKeys, read_registry, unix_seconds, write_registry
+from meles.engine.errors import CorruptionError, EncryptionKeyError
+from meles.engine.fs.files import Directory
+from meles.engine.fs.names import MANIFEST, parse_name
+from meles.engine.run_job import JobDirs
+
+
+def open_directory_keys(
+    dirs: JobDirs, master: bytes | None, period: float, *, read_only: bool
+) -> KeyRing | None:
+    """The keys; None when nothing is encrypted. `period`: seconds a data key is used for."""
+    tables = dirs.tables
+    if master is not None:
+        aead(bytes(KEY_BYTES))  # refuses here, with nothing touched, when the library is missing
+    ring = read_registry(tables, master)
+    if ring is None and master is not None:
+        if not is_empty(tables):
+            raise no_registry(tables)
+        ring = KeyRing([DataKey.fresh(1, unix_seconds())], 1)
+        if not read_only:
+            write_registry(tables, ring, master)
+    if ring is None or read_only:
+        return ring
+    return OwnedKeys(ring, tables, master, period)
+
+
+def is_empty(tables: Directory) -> bool:
+    """Whether there is nothing yet that a key could have sealed."""
+    return not any(name == MANIFEST or parse_name(name) for name in tables.names())
+
+
+def no_registry(tables: Directory) -> EncryptionKeyError:
+    """Why a key does not open a directory that has files and no registry."""
+    if sealed_by(tables):
+        return EncryptionKeyError(
+            f"{tables.path} is encrypted, and KEYREGISTRY is missing",
+            hint="bring KEYREGISTRY back from a copy of the directory: the keys are in it alone",
+        )
+    return EncryptionKeyError(
+        f"{tables.path} is not encrypted, and a key was given",
+        hint="open it without encryption_key, or encrypt it with `meles rotate`",
+    )
+
+
+def sealed_by(tables: Directory) -> int:
+    """The id of the data key the MANIFEST is sealed with; 0: it is not, or cannot be read."""
+    if MANIFEST not in tables.names():
+        return 0
+    with tables.open(MANIFEST) as file:
+        head = file.pread(HEADER_BYTES, 0)
+    try:
+        return decode_header(head, MAGIC_MANIFEST, tables.join(MANIFEST)).key_id
+    except CorruptionError:
+        return 0

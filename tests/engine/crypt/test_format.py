@@ -1,0 +1,72 @@
+"""FORMAT.md's example is what the code reads, its tables say where the fields lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import meles.engine.crypt
+import pytest
+from meles.engine.codec.header import HEADER_BYTES
+from meles.engine.crypt import keys
+from meles.engine.crypt.file_cipher import NONCE_BYTES, TAG_BYTES, What, derive
+from meles.engine.crypt.keys import DataKey, KeyRing
+from meles.engine.crypt.registry import decode_registry
+from meles.engine.errors import CorruptionError, EncryptionKeyError
+
+TEXT = Path(meles.engine.crypt.__path__[0], "FORMAT.md").read_text()
+EXAMPLE = bytes.fromhex(TEXT.split("```hex KEYREGISTRY\n")[1].split("```")[0])
+MASTER = bytes(range(16))
+
+
+def test_the_example() -> None:
+    ring = decode_registry(EXAMPLE, MASTER, "x")
+    key = ring.keys[1]
+    assert (ring.active, ring.mixed, list(ring.keys)) == (1, False, [1])
+    assert key == DataKey(1, 1_700_000_000.0, bytes(range(0x80, 0xA0)))
+    assert EXAMPLE[32:48] == bytes(range(0x20, 0x30))
+    assert EXAMPLE[72:84] == bytes(range(0x40, 0x4C))
+
+
+def test_the_sizes() -> None:
+    ring = keys._RING.size + keys._KEY.size
+    assert f"| {keys._KEY.size} x keys |" in TEXT
+    assert len(EXAMPLE) == HEADER_BYTES + 8 + NONCE_BYTES + ring + TAG_BYTES
+
+
+def test_every_what_has_its_row() -> None:
+    table = TEXT.split("| what | sealed |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| ((?:\d, )*\d) \|", table, re.MULTILINE)
+    assert {int(number) for row in rows for number in row.split(", ")} == set(What)
+
+
+def test_no_byte_of_the_example_can_be_another() -> None:
+    for at in range(len(EXAMPLE)):
+        data = bytearray(EXAMPLE)
+        data[at] ^= 0x10
+        with pytest.raises((CorruptionError, EncryptionKeyError)):
+            decode_registry(bytes(data), MASTER, "x")
+        with pytest.raises(CorruptionError):
+            decode_registry(EXAMPLE[:at], MASTER, "x")
+
+
+def test_keys_are_derived_as_rfc_5869_says() -> None:
+    """Its third test case: no salt, no purpose."""
+    made = derive(b"\x0b" * 22, b"", b"")
+    assert made.hex() == "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"
+
+
+def test_a_ring_shows_no_key() -> None:
+    ring = KeyRing([DataKey(1, 2.0, b"CANARY".ljust(32))], 1)
+    assert "CANARY" not in f"{ring!r} {ring.keys!r} {vars(ring)!r}"
+    assert KeyRing.unpack(ring.pack()).keys == ring.keys
+
+
+@pytest.mark.parametrize("change", [b"", b"\0", b"\0" * 9 + b"x", b"\1" + bytes(8)])
+def test_what_is_no_ring_is_refused(change: bytes) -> None:
+    with pytest.raises(ValueError, match="no data keys"):
+        KeyRing.unpack(change)
+    packed = KeyRing([DataKey(1, 2.0, bytes(32))], 1).pack()
+    for wrong in (packed[:-1], packed + packed[9:], b"\7" + packed[1:]):
+        with pytest.raises(ValueError, match="no data keys"):
+            KeyRing.unpack(wrong)
