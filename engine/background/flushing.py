@@ -142,7 +142,7 @@ class Flushing:
         self.counters.read_bytes += job.end
         self._current = None
         self._retry.succeeded()
-        self._writer.disk_full = None
+        self._writer.room.disk_full = None
         self._writer.room_made()
         del job_id
 
@@ -162,7 +162,7 @@ class Flushing:
         now = time.monotonic()
         self._retry.failed(error, now, poisoned=poisoned)
         if isinstance(error, DiskFullError):
-            self._writer.disk_full = partial(DiskFullError, f"flushing waits: {error.message}")
+            self._writer.room.disk_full = partial(DiskFullError, f"flushing waits: {error.message}")
             self._writer.room_made()  # there is none: whoever waits for it hears why
         if not self._retry.parked:
             self._scheduler.later(self._retry.delay(now))

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from meles.engine.codec.entry import META_DELETE, META_POINTER
-from meles.engine.errors import DiskFullError, Error, WriteStallError
+from meles.engine.errors import DiskFullError, Error
 from meles.engine.fs.files import is_shortage
 from meles.engine.log.frame import RECORD_BYTES
 from meles.engine.log.writer import LogWriter
@@ -35,6 +34,7 @@ from meles.engine.writing.brake import Brake
 from meles.engine.writing.counters import WriteCounters
 from meles.engine.writing.failure import WriteFailure, descriptor_shortage
 from meles.engine.writing.plain_writer import Lock, PlainWriter
+from meles.engine.writing.room import Room
 from meles.engine.writing.value_sink import ValueSink
 
 log = logging.getLogger("meles.writer")
@@ -55,9 +55,6 @@ class Writer:
         self._store = store
         self._oracle = oracle
         self._limit = options.memtable_size
-        self._max_sealed = options.num_memtables
-        self._stall_timeout = options.write_stall_timeout
-        self._inline = options.workers == "inline"
         self._managed = options.managed
         self._sync_on_commit = options.sync == "commit"
         self._sync_by_time = options.sync == "interval"
@@ -65,13 +62,12 @@ class Writer:
         self.brake = Brake()
         # under lock
         self.lock = Lock()
-        self._room = threading.Condition(self.lock)
         self.active: Memtable = store.view.active
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
-        self.disk_full: Callable[[], Error] | None = None  # why nothing can be flushed just now
         self._counters = WriteCounters()
+        self.room = Room(self.lock, store, options, self._counters, poke)
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
         self.before_commit: list[Callable[[], None]] = []  # without the lock; may wait
         self._rotated = False
@@ -237,7 +233,7 @@ class Writer:
 
     def _rotate_locked(self) -> Memtable:
         """Seal the active memtable and begin the next; waits while too many are unflushed."""
-        self._wait_for_room_locked()
+        self.room.wait_locked(self._is_refused)
         if self.refusal is not None:
             raise self.refusal()
         active = self.active
@@ -276,43 +272,13 @@ class Writer:
         self._rotated = True
         return fresh
 
-    def _wait_for_room_locked(self, patience: Callable[[], float] | None = None) -> None:
-        if len(self._store.view.sealed) < self._max_sealed:
-            return
-        began = time.monotonic()
-        left_of = patience or (lambda: began + self._stall_timeout - time.monotonic())
-        self._counters.stalls += 1
-        try:
-            while len(sealed := self._store.view.sealed) >= self._max_sealed:
-                if self.refusal is not None:
-                    return
-                if self.disk_full is not None and not self._inline:
-                    raise self.disk_full()
-                left = min(left_of(), threading.TIMEOUT_MAX)
-                waited = self._flush_inline_locked() if self._inline else self._room.wait(left)
-                if not waited and sealed == self._store.view.sealed:
-                    raise WriteStallError(
-                        f"{len(sealed)} memtables wait to be flushed after "
-                        f"{time.monotonic() - began:.1f} s"
-                    )
-        finally:
-            seconds = time.monotonic() - began
-            self._counters.stall_seconds += seconds
-            self._counters.longest_stall = max(self._counters.longest_stall, seconds)
-
-    def _flush_inline_locked(self) -> bool:
-        """Without workers nobody else makes room: run the scheduler here. False: it did run."""
-        self.lock.release()
-        try:
-            self._poke()
-        finally:
-            self.lock.acquire()
-        return False
+    def _is_refused(self) -> bool:
+        return self.refusal is not None
 
     def room_made(self) -> None:
         """Called when a memtable was flushed, or could not be."""
         with self.lock:
-            self._room.notify_all()
+            self.room.notify_locked()
 
     def commit_drop(self, prefixes: tuple[bytes, ...]) -> int:
         """Hide every version there is now of keys with a prefix; returns the drop's timestamp.
@@ -348,7 +314,7 @@ class Writer:
             self.check()
             if self.active.log is None or self.active.records == 0:
                 return None
-            self._wait_for_room_locked(patience)
+            self.room.wait_locked(self._is_refused, patience)
             sealed = self.active
             if sealed.log is None or sealed.records == 0:
                 return None
@@ -469,7 +435,7 @@ class Writer:
             log.error("writing stopped: %s", error)
             self.refusal = WriteFailure(error)
             self.arm()
-            self._room.notify_all()
+            self.room.notify_locked()
         return self.refusal()
 
     def _append_failed_locked(self, error: OSError) -> Error:
@@ -493,7 +459,7 @@ class Writer:
             if not isinstance(self.refusal, WriteFailure):
                 self.refusal = why
                 self.arm()
-            self._room.notify_all()
+            self.room.notify_locked()
 
     @property
     def failure(self) -> Exception | None:
