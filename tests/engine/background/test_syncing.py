@@ -34,21 +34,21 @@ def test_it_ends_at_once(tmp_path: Path, told: str) -> None:
         sync = IntervalSync(writer, 3600 if told == "before it has waited" else 0.001)
         stopping = threading.Thread(target=sync.stop)
 
-        def tell() -> None:
+        def tell_and_wait() -> None:  # on the thread that clears the event
             if stopping.ident is None:
                 stopping.start()
             wait_until(lambda: sync._stop.is_set() and writer.dirty_event.is_set())
 
         if told == "as it has waited":  # it has seen no wish to end, and is about to sync
-            writer.dirty_event = Marked(tell)
+            writer.dirty_event = Marked(tell_and_wait)
         sync.start()
         db[b"k"] = b"v"
         writer.dirty_event.set()
         if told == "before it has waited":
-            tell()
+            stopping.start()
         elif told == "after a sync":
             wait_until(lambda: not writer.dirty_event.is_set())
-            tell()
+            stopping.start()
         wait_until(lambda: stopping.ident is not None)
         stopping.join(SECONDS)
         assert not stopping.is_alive()
