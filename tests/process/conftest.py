@@ -55,14 +55,22 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _reaper() -> Iterator[None]:
-    """Orphans become children of this process."""
+    """Orphans become children of this process. What lives on is left to the leak guard to name."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-    with contextlib.suppress(ChildProcessError):
+    with contextlib.suppress(AssertionError):
+        wait_until(_all_reaped, GONE_SECONDS)
+
+
+def _all_reaped() -> bool:
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def is_dead(pid: int) -> bool:
