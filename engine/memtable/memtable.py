@@ -33,13 +33,21 @@ class Memtable:
     __slots__ = ("first_ts", "id", "index", "keys", "log", "vlog_ids")
 
     def __init__(
-        self, mem_id: int, mapping: mmap.mmap | bytes, log: LogWriter | None, *, expected: int = 0
+        self,
+        mem_id: int,
+        mapping: mmap.mmap | bytes,
+        log: LogWriter | None,
+        *,
+        expected: int = 0,
+        gap: int = 0,
     ) -> None:
-        """`expected`: bytes of log at which it is full, as far as that is known."""
+        """`expected`: bytes of log at which it is full, as far as that is known; `gap`: bytes kept
+        free behind the frames of a replayed log.
+        """
         self.id = mem_id
         self.log = log  # None once sealed, or when replayed
         if log is None:
-            self.index = LogIndex(mapping, len(mapping), 0)
+            self.index = LogIndex(mapping, len(mapping), 0, gap=gap)
         else:
             self.index = LogIndex(
                 mapping, log.end, log.seed, writable=True, expected=expected, gap=log.gap

@@ -48,7 +48,7 @@ def replay(
         raise CorruptionError(
             f"log says it is {reader.header.file_id}", path=path, offset=0, kind="wal header"
         )
-    table = Memtable(mem_id, mapping, None)
+    table = Memtable(mem_id, mapping, None, gap=reader.gap)
     problem, end, frames = None, HEADER_BYTES, 0  # `end`: of what is indexed
     try:
         for frame in reader.frames():

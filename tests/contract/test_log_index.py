@@ -54,6 +54,33 @@ def test_puts_are_found_at_every_timestamp(cls: Any) -> None:
 
 
 @both
+def test_a_gap_stays_free_behind_every_frame(cls: Any) -> None:
+    """For a tag: written, walked for keys, and read back with the same gap."""
+    header = FileHeader(MAGIC_WAL, 1, key_id=3)
+    mapping = blank(4096)
+    mapping[:HEADER_BYTES] = header.encode()
+    index = cls(mapping, HEADER_BYTES, header.seed, writable=True, gap=16)
+    assert index.put(b"a", b"1" * 5, 0, 0, 0, 1)
+    assert index.put_many([b"b", b"c"], [b"", b"2"], [0, 0], [0, 0], 2)
+    assert index.put_plain({b"d": b"3"}, 3)
+    assert index.take_fresh() == [b"a", b"b", b"c", b"d"]
+    reader = LogReader(mapping, "x")
+    frames = list(reader.frames())
+    assert [frame.ts for frame in frames] == [1, 2, 3]
+    for frame, after in zip(frames, [*(f.offset for f in frames[1:]), index.end], strict=True):
+        assert 16 <= after - frame.stop < 24
+        assert not any(mapping[frame.stop : after])
+    again = cls(mapping, index.end, 0, gap=16)
+    for frame in frames:
+        for record in reader.records(frame):
+            again.add(record.key, record.offset)
+    assert again.take_fresh() == [b"a", b"b", b"c", b"d"]
+    while index.put(b"e", bytes(100), 0, 0, 0, 4):
+        assert index.end <= 4096
+    assert 4096 - index.end < 24 + 28 + 100 + 1 + 24
+
+
+@both
 def test_no_room_writes_nothing(cls: Any) -> None:
     index = new(cls, 4096)
     assert index.put(b"k", bytes(1000), 0, 0, 0, 1)
