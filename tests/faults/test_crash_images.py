@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import meles
 import pytest
@@ -20,6 +21,7 @@ from tally import Tally
 
 rewriting = pytest.mark.usefixtures("frequent_rewrites")
 
+ENCRYPTED = {**OPTIONS, "encryption_key": bytes(range(32))}
 KILL = None  # as a share of what was not synced that is kept: everything there is
 LONG_SHARES = [KILL, 0.0, 0.05, 0.2, 0.5, 0.8, 0.95]
 LONG_SEEDS = int(os.environ.get("MELES_IMAGES", "10000")) // 1700  # images of one telling a seed
@@ -83,7 +85,7 @@ def check_image(
     if "MANIFEST" not in os.listdir(path):
         assert acknowledged == 0
         return
-    found = content(path)
+    found = content(path, story.options)
     assert found in story.states[acknowledged : begun + 1]
     with meles.open(path, **story.options) as db:
         assert dict(db.items()) == found
@@ -92,7 +94,7 @@ def check_image(
         newest = db.max_version()
         db[b"next"] = b"x"
         assert db.max_version() > newest
-    assert content(path) == {**found, b"next": b"x"}
+    assert content(path, story.options) == {**found, b"next": b"x"}
 
 
 def check_all(images: Images, tally: Tally) -> int:
@@ -125,6 +127,22 @@ def test_without_a_value_log_too(shm_path: Path, tally: Tally, keep: float | Non
     assert check_all(images, tally) > 30
 
 
+@pytest.mark.parametrize("keep", [KILL, 0.3])
+@rewriting
+def test_encrypted_too(shm_path: Path, tally: Tally, keep: float | None) -> None:
+    images = images_of(shm_path, keep, every=7, story=Story(dict(ENCRYPTED)))
+    assert check_all(images, tally) > 20
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("keep", LONG_SHARES)
+@rewriting
+def test_encrypted_everywhere(shm_path: Path, tally: Tally, keep: float | None) -> None:
+    images = images_of(shm_path, keep, every=1, story=Story(dict(ENCRYPTED)))
+    assert check_all(images, tally) > 200
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("keep", LONG_SHARES)
@@ -155,29 +173,37 @@ def test_without_syncs_a_power_cut_leaves_a_prefix(shm_path: Path, keep: float) 
 # -- recovery is cut short too -------------------------------------------------------------------
 
 
-def recoveries_of(path: Path, where: Path, keep: float | None, every: int) -> list[Path]:
+def recoveries_of(
+    path: Path, where: Path, keep: float | None, every: int, options: dict[str, Any]
+) -> list[Path]:
     """Images of a directory taken while it is being opened."""
     with FaultDisk().installed() as disk:
         images = Images(disk, path, where, keep, every)
         disk.plan = images
-        meles.open(path, **OPTIONS).close()
+        meles.open(path, **options).close()
         disk.plan = None
     return [image for image, _, _ in images.taken]
 
 
 def check_recoveries(
-    shm_path: Path, tally: Tally, keep: float | None, *, of_every: int, every: int
+    shm_path: Path,
+    tally: Tally,
+    keep: float | None,
+    *,
+    of_every: int,
+    every: int,
+    options: dict[str, Any] = OPTIONS,
 ) -> int:
     """Open images, cut each opening short everywhere, and open what that left: all the same."""
-    images = images_of(shm_path, 0.5, of_every)
+    images = images_of(shm_path, 0.5, of_every, story=Story(dict(options)))
     checked = 0
     for path, _, _ in images.taken:
         if "MANIFEST" not in os.listdir(path):
             continue
-        found: Data = content(path)
-        for image in recoveries_of(path, shm_path / "again", keep, every):
-            assert content(image) == found, image
-            with meles.open(image, **OPTIONS) as db:
+        found: Data = content(path, options)
+        for image in recoveries_of(path, shm_path / "again", keep, every, options):
+            assert content(image, options) == found, image
+            with meles.open(image, **options) as db:
                 assert dict(db.items()) == found, image
                 assert db.verify(values=True).ok
             checked += 1
@@ -192,6 +218,11 @@ def test_a_crash_in_recovery_changes_nothing(
     shm_path: Path, tally: Tally, keep: float | None
 ) -> None:
     assert check_recoveries(shm_path, tally, keep, of_every=30, every=3) > 20
+
+
+@rewriting
+def test_a_crash_in_recovery_changes_nothing_encrypted_either(shm_path: Path, tally: Tally) -> None:
+    assert check_recoveries(shm_path, tally, 0.4, of_every=60, every=4, options=ENCRYPTED) > 8
 
 
 @pytest.mark.long

@@ -27,9 +27,9 @@ Data = dict[bytes, bytes]
 REFUSALS: Final = (meles.DiskFullError, meles.WriteStallError)
 
 
-def content(path: Path) -> Data:
+def content(path: Path, options: dict[str, Any] = OPTIONS) -> Data:
     """Everything in a directory, by an opening that changes nothing."""
-    with meles.open(path, mode="read_only", **OPTIONS) as db:
+    with meles.open(path, mode="read_only", **options) as db:
         return dict(db.items())
 
 
