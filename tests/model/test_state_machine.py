@@ -12,9 +12,15 @@ class InProcesses(DatabaseMachine):
     workers = "process"
 
 
+class Encrypted(DatabaseMachine):
+    always = {"encryption_key": bytes(range(32))}  # noqa: RUF012
+
+
 @pytest.mark.timeout(600)  # to shrink what fails
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(DatabaseMachine, 150), (InProcesses, 12)], ids=["inline", "process"]
+    ("machine", "examples"),
+    [(DatabaseMachine, 150), (InProcesses, 12), (Encrypted, 25)],
+    ids=["inline", "process", "encrypted"],
 )
 def test_answers_as_the_model(machine: type[DatabaseMachine], examples: int) -> None:
     run_state_machine_as_test(
@@ -24,7 +30,9 @@ def test_answers_as_the_model(machine: type[DatabaseMachine], examples: int) -> 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-@pytest.mark.parametrize("machine", [DatabaseMachine, InProcesses], ids=["inline", "process"])
+@pytest.mark.parametrize(
+    "machine", [DatabaseMachine, InProcesses, Encrypted], ids=["inline", "process", "encrypted"]
+)
 def test_answers_as_the_model_for_long(machine: type[DatabaseMachine]) -> None:
     long = settings.get_profile("long")
     run_state_machine_as_test(

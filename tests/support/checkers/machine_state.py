@@ -38,6 +38,7 @@ class MachineState(RuleBasedStateMachine):
     """Without rules. Subclasses set `workers`."""
 
     workers = "inline"
+    always: dict[str, Any] = {}  # noqa: RUF012 - options of every opening
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class MachineState(RuleBasedStateMachine):
 
     def _open(self, options: dict[str, Any]) -> None:
         self.model.keep = min(self.model.keep, options["num_versions_to_keep"])
-        self.db = meles.open(self.path, workers=self.workers, **TINY, **options)
+        self.db = meles.open(self.path, workers=self.workers, **TINY, **self.always, **options)
         assert self.db.max_version() == self.model.last_ts
 
     @property
