@@ -54,7 +54,7 @@ def table_infos(version: Version) -> list[TableInfo]:
             id=meta.id, level=level, min_key=meta.min_key, max_key=meta.max_key,
             entries=meta.count, size=meta.size, raw_bytes=meta.raw_bytes,
             stale_bytes=meta.stale_bytes, max_version=meta.max_version,
-            compression=meta.compression,
+            compression=meta.compression, key_id=meta.key_id,
         )
         for level, meta in version.walk()
     ]  # fmt: skip
@@ -99,6 +99,7 @@ def value_log_info(store: Store, freed: int, dropped: int, relocated: int) -> Va
         gc_freed_bytes=freed,
         gc_dropped_files=dropped,
         gc_relocated_files=relocated,
+        key_ids={vlog.id: vlog.key_id for vlog in store.version.vlogs},
     )
 
 

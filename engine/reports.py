@@ -185,7 +185,9 @@ class LevelInfo:
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """A table. `min_key` and `max_key` are inclusive."""
+    """A table. `min_key` and `max_key` are inclusive; `key_id` is the data key it is sealed with,
+    0: it is not.
+    """
 
     id: int
     level: int
@@ -197,6 +199,7 @@ class TableInfo:
     stale_bytes: int
     max_version: int
     compression: str
+    key_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +215,9 @@ class MemtableInfo:
 
 @dataclass(frozen=True, slots=True)
 class ValueLogInfo:
-    """The value log. `garbage_ratio` is the share of sealed files' bytes that nothing refers to."""
+    """The value log. `garbage_ratio` is the share of sealed files' bytes that nothing refers to;
+    `key_ids` are the data keys of the files by number, 0: not encrypted.
+    """
 
     files: int
     size: int
@@ -221,6 +226,7 @@ class ValueLogInfo:
     gc_freed_bytes: int
     gc_dropped_files: int
     gc_relocated_files: int
+    key_ids: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,30 @@ def space_verb(target: Target, output: Output) -> int:
     return OK
 
 
+def _encryption_lines(tables: list[meles.TableInfo], log: meles.ValueLogInfo) -> list[str]:
+    """How many files are encrypted, and which are not, where any is."""
+    files = {f"{table.id:06d}.sst": table.key_id for table in tables}
+    files |= {f"{number:06d}.vlog": key_id for number, key_id in log.key_ids.items()}
+    if not any(files.values()):
+        return []
+    plain = sorted(name for name, key_id in files.items() if not key_id)
+    keys = sorted({key_id for key_id in files.values() if key_id})
+    lines = [
+        f"encrypted: {len(files) - len(plain)} of {len(files)} files, "
+        f"with data key {', '.join(map(str, keys))}"
+    ]
+    if plain:
+        lines.append(f"not encrypted yet: {', '.join(plain)}")
+    return lines
+
+
 @click.command("info")
 @verb
 def info_verb(target: Target, output: Output) -> int:
     """Show sizes, levels, the value log and what opening had to repair."""
     with target.open("read_only") as db:
         stats, size, health = db.stats(), db.size(), db.health()
-        newest, path = db.max_version(), db.path
+        newest, path, tables = db.max_version(), db.path, db.tables()
     log, recovery = stats.value_log, stats.recovery
     lines = [
         f"{path}: {health.status}, newest version {newest:,}",
@@ -79,6 +96,7 @@ def info_verb(target: Target, output: Output) -> int:
         f"{size_text(size.value_log_bytes)} in {log.files} files, "
         f"{log.garbage_ratio:.0%} of the sealed ones garbage",
         f"space amplification {stats.space_amplification:.2f}",
+        *_encryption_lines(tables, log),
         *_level_lines(stats.levels),
         *(f"recovery: {problem}" for problem in recovery.problems),
     ]

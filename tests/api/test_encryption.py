@@ -36,8 +36,8 @@ def fill(db: meles.DB, count: int = 1500) -> dict[bytes, bytes]:
 
 def key_ids(db: meles.DB) -> tuple[set[int], set[int]]:
     """The data keys of the tables and of the value-log files."""
-    version = db._engine.store.version
-    return {t.key_id for t in version.tables.values()}, {v.key_id for v in version.vlogs}
+    values = db.stats().value_log.key_ids.values()
+    return {table.key_id for table in db.tables()}, set(values)
 
 
 @pytest.mark.parametrize("key", [KEY, KEY[:16], KEY[:24], KEY.hex(), bytearray(KEY)])

@@ -47,6 +47,11 @@ def test_rotate(tmp_path: Path, keys: tuple[str, str]) -> None:
     code, out = run("rotate", tmp_path / "db", "--new-key-file", keys[0])
     assert code == 0
     assert "is encrypted under the new key" in out
+    with meles.open(tmp_path / "db", workers="inline", encryption_key=KEY) as db:
+        db[b"l"] = b"v"
+    lines = run("info", tmp_path / "db", "--key-file", keys[0])[1].splitlines()
+    assert "encrypted: 1 of 2 files, with data key 1" in lines
+    assert "not encrypted yet: 000001.sst" in lines
     assert (
         run("rotate", tmp_path / "db", "--old-key-file", keys[0], "--new-key-file", keys[1])[0] == 0
     )
