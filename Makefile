@@ -18,7 +18,7 @@ ASAN := .asan
 ASAN_TESTS := tests/contract $(addprefix tests/engine/,kernel table memtable iterators txn)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
 
-.PHONY: run test test-native test-python test-long test-asan campaign planted check types bench bench-space clean distclean
+.PHONY: run test test-native test-python test-long test-asan campaign fuzz planted check types bench bench-space clean distclean
 
 run: $(VENV)/.stamp-run
 	$(PY) benchmarks/main_job.py $(ARGS)
@@ -58,6 +58,10 @@ campaign: $(VENV)/.stamp-test
 campaign-%: $(VENV)/.stamp-test
 	JOBS=$(JOBS) $(PY) tests/campaign.py $* $(ARGS)
 
+# Coverage-guided fuzzing of the parsers by atheris, which is installed for it. FUZZ_SECONDS=60 each.
+fuzz: $(VENV)/.stamp-fuzz
+	$(PY) tests/fuzz.py $(ARGS)
+
 # Plants known bugs in a copy of the tree, one at a time, and expects a test to fail for each.
 planted: $(VENV)/.stamp-test
 	$(PY) tests/planted.py $(ARGS)
@@ -96,6 +100,11 @@ $(VENV)/.stamp-test: pyproject.toml $(KERNEL_SOURCES) | $(PY)
 $(VENV)/.stamp-dev: pyproject.toml $(KERNEL_SOURCES) | $(PY)
 	rm -f $(KERNEL_BUILT)
 	$(PIP) install -e '.[test,dev,$(CODECS)]'
+	touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-run
+
+$(VENV)/.stamp-fuzz: pyproject.toml $(KERNEL_SOURCES) | $(PY)
+	rm -f $(KERNEL_BUILT)
+	$(PIP) install -e '.[test,fuzz,$(CODECS)]'
 	touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-run
 
 $(VENV)/.stamp-bench: pyproject.toml $(KERNEL_SOURCES) | $(PY)

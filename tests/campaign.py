@@ -93,6 +93,15 @@ GROUPS: dict[str, list[Part]] = {
     "security": parts(1, "tests/security", "tests/workers/wire", MELES_TEST_PROFILE="long"),
     # random options and faults over one directory
     "stress": parts(3, *LONG, f"{PROCESS}/test_stress.py", MELES_STRESS_MINUTES=20),
+    # F12, F20, F22, F27
+    "hardship": parts(
+        1, *LONG, f"{PROCESS}/test_bad_disk.py", f"{PROCESS}/test_clock.py",
+        f"{PROCESS}/test_worker_memory.py", f"{PROCESS}/test_descriptors.py",
+    ),
+    # figures: opening after a kill, replacing who hangs, nothing that grows
+    "limits": parts(1, *LONG, f"{PROCESS}/test_limits.py"),
+    # F33
+    "soak": parts(4, *LONG, f"{PROCESS}/test_soak.py", MELES_SOAK_MINUTES=25),
     # everything else there is of these folders
     "rest": parts(1, "-m", "not long", FAULTS, PROCESS),
 }  # fmt: skip

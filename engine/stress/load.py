@@ -4,9 +4,10 @@
 
 A program of its own, so that a test can kill it and everything it started. OPTIONS is a JSON object
 for `meles.open`; `"patient": true` among them makes writers try again after a `DiskFullError` or
-`WriteStallError`, and wait to be killed after a `StoreFailedError`. What it does and what it is
-promised goes to the ledger (see `ledger.py`). On its standard output it says `opening`, `open`,
-`closing` and `closed OUTCOME`, one a line; on its input it takes
+`WriteStallError`, and wait to be killed after a `StoreFailedError`; `"pace"` is the seconds each
+writer waits between two commits. What it does and what it is promised goes to the ledger (see
+`ledger.py`). On its standard output it says `opening`, `open`, `closing` and `closed OUTCOME`, one
+a line; on its input it takes
 
     stop        close with the writers at work, then leave
     kill KIND   kill a worker of this kind, busy if one is within a while; says `killed KIND PID
@@ -81,9 +82,17 @@ class Load:
     """One run over one directory."""
 
     def __init__(
-        self, directory: str, ledger: Ledger, run: int, seed: int, *, patient: bool = False
+        self,
+        directory: str,
+        ledger: Ledger,
+        run: int,
+        seed: int,
+        *,
+        patient: bool = False,
+        pace: float = 0.0,
     ) -> None:
         self.patient = patient
+        self.pace = pace
         self.directory = directory
         self.ledger = ledger
         self.run = run
@@ -130,6 +139,8 @@ class Load:
                 seq += 1
                 txn = (self.run * 10 + number) * 10_000_000 + seq
                 self.step(rng, number, seq, txn)
+                if self.pace:
+                    self.stopping.wait(self.pace)
 
         return work
 
@@ -324,8 +335,8 @@ def say(*words: object) -> None:
 def main() -> None:
     directory, ledger, run, seed, options = sys.argv[1:]
     chosen = json.loads(options)
-    patient = chosen.pop("patient", False)
-    Load(directory, Ledger(ledger), int(run), int(seed), patient=patient).go(chosen)
+    how = {"patient": chosen.pop("patient", False), "pace": chosen.pop("pace", 0.0)}
+    Load(directory, Ledger(ledger), int(run), int(seed), **how).go(chosen)
 
 
 if __name__ == "__main__":

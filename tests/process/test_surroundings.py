@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import meles
 import pytest
 from story import OPTIONS, Story
+from waiting import wait_until
 
 NAMES = [
     b"with space", b"new\nline", b"\xff\xfe not utf-8", "grün".encode(), b"x" * 255, b"-rf",
@@ -98,6 +100,33 @@ def test_a_directory_that_is_removed_while_open(tmp_path, workers):
     assert db.health().status != "ok"
     assert not db.close().clean
     assert not home.exists()
+
+
+def test_directories_that_others_replace_while_open(tmp_path):
+    """Both of them, by another directory and by a link; workers that start afterwards know only
+    the open ones too, and the others stay as they are."""
+    home, values = tmp_path / "db", tmp_path / "values"
+    story = Story({**OPTIONS, "workers": "process", "value_dir": values})
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    with meles.open(home, **story.options) as db:
+        story.commit(db, {b"before": b"x" * 2000})
+        home.rename(tmp_path / "moved")
+        values.rename(tmp_path / "moved values")
+        home.mkdir(mode=0o700)
+        values.symlink_to(foreign)
+        wait_until(lambda: all(worker.state == "idle" for worker in db.workers()), 60)
+        for worker in db.workers():
+            os.kill(worker.pid, signal.SIGKILL)
+        story.go_on(db)
+        assert story.errors == []
+        assert {worker.restarts for worker in db.workers()} == {1}
+    assert os.listdir(home) == os.listdir(foreign) == []
+    values.unlink()
+    (tmp_path / "moved values").rename(values)
+    with meles.open(tmp_path / "moved", **story.options) as db:
+        assert dict(db.items()) == story.states[-1]
+        assert db.verify(values=True).ok
 
 
 # -- copies and races ----------------------------------------------------------------------------

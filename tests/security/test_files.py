@@ -16,6 +16,7 @@ from typing import Any
 import meles
 import msgpack
 import pytest
+from fault_fs import FaultDisk
 from meles.engine.errors import PermissionsError
 from meles.engine.fs.files import Directory
 from meles.engine.manifest import manifest_file
@@ -23,6 +24,7 @@ from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile
 from meles.engine.manifest.version import Version, VlogMeta
 from story import OPTIONS, Story
+from whole import build
 
 NOBODY = 65534
 OURS = re.compile(r"MANIFEST(\.new)?|LOCK|\d{5,12}\.(sst|mem|vlog)")
@@ -213,3 +215,24 @@ def test_hostile_names_in_a_manifest(tmp_path: Path, field: str, bad: Any) -> No
             meles.open(home, mode=mode, **OPTIONS)
     assert {p.name: p.read_bytes() for p in home.iterdir()} == before
     assert isinstance(Edit().apply(Version.empty(2)), Version)
+
+
+def test_after_a_crash_no_file_from_before_is_appended_to(tmp_path: Path) -> None:
+    """What a torn tail was written with is never used again in the same file: once recovery has
+    sealed them, new commits go to new files. (The MANIFEST is one file for good.)"""
+    whole = build(tmp_path, closed=False)
+    before = {name for name in os.listdir(whole.path) if name != "MANIFEST"}
+    with (
+        FaultDisk(remember=False).installed() as disk,
+        meles.open(whole.path, **OPTIONS) as db,
+    ):
+        recovered = len(disk.log)
+        for n in range(30):
+            db[b"x%d" % n] = b"y" * 1500
+        db.flush()
+        db.flatten()
+        db.gc(0.1)
+        touched = {(each.kind, each.name) for each in disk.log[recovered:] if each.name in before}
+        written = {each.name for each in disk.log[recovered:] if each.kind == "write"}
+    assert {kind for kind, _ in touched} <= {"open", "read", "map_read", "unlink"}, touched
+    assert len(written) > 5
