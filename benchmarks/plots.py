@@ -29,8 +29,9 @@ def draw_all(report: Report) -> None:
         return
     mpl.use("Agg")
     for name, data in report.figures.items():
-        draw = _DRAW.get(name)
+        draw = _DRAW.get(name.partition(":")[0])
         if draw is not None:
+            name = name.replace(":", "-")
             draw(name, data)
             report.say(f"wrote {(RESULTS / name).with_suffix('.png').relative_to(RESULTS.parent)}")
 
@@ -147,6 +148,24 @@ def _seconds(title: str, key: str, label: str) -> Callable[[str, dict[str, Any]]
     return draw
 
 
+def _memory(name: str, data: dict[str, Any]) -> None:
+    """What each part of the tree has resident, stacked, and the budget."""
+    figure, (axes,) = _figure(data["title"])
+    figure.set_size_inches(11, 4.8)
+    seconds, *parts = ([row[at] for row in data["samples"]] for at in range(5))
+    labels = ("host, its own", "host, of files", "workers, their own", "workers, of files")
+    colours = ("#d98c00", "#f2cf8f", "#4c78a8", "#b6cbe3")
+    stacks = [[value / 2**20 for value in part] for part in parts]
+    axes.stackplot(seconds, stacks, labels=labels, colors=colours)
+    for part, style, label in ((1.0, "-", "budget"), (data["allowed"], "--", "allowed")):
+        axes.axhline(part * data["budget"] / 2**20, color="#222222", linestyle=style, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("MiB resident, all processes")
+    axes.set_xlabel("seconds")
+    axes.legend(fontsize=8, loc="lower right")
+    _save(figure, name)
+
+
 _DRAW: dict[str, Callable[[str, dict[str, Any]], None]] = {
     "points": _points,
     "scaling": _lines("Cost by number of entries", "entries", "microseconds", "entries",
@@ -155,6 +174,7 @@ _DRAW: dict[str, Callable[[str, dict[str, Any]], None]] = {
                      "microseconds"),
     "threads": _lines("Threads on one handle", "threads", "per second", "threads", "per second"),
     "timeline": _timeline,
+    "memory-budget": _memory,
     "compaction": _compaction,
     "recovery": _seconds("Opening after a kill", "seconds by MB", "MB of write-ahead log"),
     "tables": _seconds("Opening by number of tables", "seconds by tables", "tables"),

@@ -84,10 +84,13 @@ class Report:
         self.say(f"  target {target.line()}")
 
     def keep(self, name: str, data: Any) -> Path:
-        """Write figures as JSON; the path without a suffix, for a plot beside it."""
+        """Write figures as JSON; the path without a suffix, for a plot beside it.
+
+        What stands before a colon in `name` says how it is drawn.
+        """
         self.figures[name] = data
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / name
+        path = RESULTS / name.replace(":", "-")
         path.with_suffix(".json").write_text(
             json.dumps({"conditions": conditions(), "figures": data}, indent=1) + "\n"
         )

@@ -5,9 +5,8 @@ Invariants: (1) pure: the same options give the same sizes; (2) what the caller 
 sizes left open are derived; (3) fixed needs and all sizes together stay within the budget.
 Fails with: `Refused`, saying how much is needed and what for.
 
-The budget covers memory of the processes' own. Tables and value-log files are read through
-mappings: those pages are the kernel's cache, which it takes back when it needs to. The figures
-were measured (ARCHITECTURE.md, section 13).
+The budget covers what is resident in each process, pages of mapped files included, and those of
+shared libraries in each of them. The figures were measured (ARCHITECTURE.md, section 14).
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ _WITHOUT_BUDGET: Final[dict[str, int | None]] = {
     "index_cache_size": 0,
     "worker_memory_limit": None,
 }
-_HOST_BYTES: Final = 24 * MIB  # the interpreter with the engine: 18 MiB
-_WORKER_BYTES: Final = 16 * MIB  # a worker that waits: 13 MiB
+_HOST_BYTES: Final = 28 * MIB  # the interpreter with the engine: 26 MiB
+_WORKER_BYTES: Final = 22 * MIB  # a worker that waits: 21 MiB
 _COMPACTING_BYTES: Final = 16 * MIB  # what a compactor adds while it works
 _FLUSHING: Final = 3  # memtables' worth a flush takes: 1.3 compiled, 3.3 in plain Python
+_LEAST_PAGES: Final = 4 * MIB  # of mapped files, beside a block cache that is full
 _LEAST_MEMTABLE: Final = 64 * KIB
 _LEAST_WORKER: Final = 96 * MIB  # stacks and arenas count too
 _MEMTABLE_SHARE: Final = 0.4
@@ -87,11 +87,21 @@ def sizes_for(values: Mapping[str, Any]) -> dict[str, int | None]:
     return chosen
 
 
+def page_room(values: Mapping[str, Any], cached: int) -> int:
+    """Bytes of files that may be resident in the host: of its memtables' logs, and of tables and
+    value-log files that readers look at in place. With `cached` bytes in the block cache: both are
+    for blocks and share what there is.
+    """
+    others: int = _FLUSHING * values["memtable_size"] + values["index_cache_size"] + cached
+    left: int = values["memory_budget"] - _fixed(values) - others
+    return _LEAST_PAGES + max(0, left)
+
+
 def _fixed(values: Mapping[str, Any]) -> int:
     """What the processes take before there is any data."""
     compactors: int = max(1, values["num_compactors"])
     processes = compactors + 2 if values["workers"] == "process" else 0
-    return _HOST_BYTES + processes * _WORKER_BYTES + compactors * _COMPACTING_BYTES
+    return _HOST_BYTES + _LEAST_PAGES + processes * _WORKER_BYTES + compactors * _COMPACTING_BYTES
 
 
 def _needs(needed: int, fixed: int, taken: Mapping[str, int], least: Mapping[str, int]) -> str:

@@ -28,7 +28,9 @@ from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory, make_directory
 from meles.engine.fs.names import MANIFEST, REGISTRY
 from meles.engine.fs.ownership import check_ownership
+from meles.engine.fs.pages import Pages
 from meles.engine.keys_of_directory import open_directory_keys
+from meles.engine.memory_budget import page_room
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
 from meles.engine.run_job import JobDirs
@@ -173,8 +175,11 @@ def check_codecs(opening: Opening) -> None:
 
 
 def make_caches(opening: Opening) -> None:
-    opening.files.cache = BlockCache(opening.options.block_cache_size)
-    opening.files.indexes = IndexCache(opening.options.index_cache_size)
+    options = opening.options
+    opening.files.cache = cache = BlockCache(options.block_cache_size)
+    opening.files.indexes = IndexCache(options.index_cache_size)
+    if options.memory_budget is not None:
+        opening.files.pages = Pages(lambda: page_room(vars(options), cache.size))
 
 
 def recover_values(opening: Opening) -> None:
@@ -205,7 +210,7 @@ def make_store(opening: Opening) -> None:
     files = opening.files
     opening.store = Store(
         files.dirs, opening.options, files.manifest, files.version,
-        next_mem=files.next_mem, cache=files.cache, indexes=files.indexes,
+        next_mem=files.next_mem, cache=files.cache, indexes=files.indexes, pages=files.pages,
     )  # fmt: skip
     opening.store.add_open_files(files.tables, files.values)
 

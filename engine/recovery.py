@@ -29,6 +29,7 @@ from meles.engine.errors import (
 )
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, ids_of
+from meles.engine.fs.pages import Pages
 from meles.engine.log.frame import aligned
 from meles.engine.log.reader import LogReader
 from meles.engine.log.sealed import end_frame, map_log
@@ -61,6 +62,7 @@ class Recovering:
     cache: BlockCache
     unwind: ExitStack  # runs only if opening fails
     indexes: IndexCache | None = None
+    pages: Pages | None = None
     manifest: ManifestFile | None = None
     version: Version = field(default_factory=lambda: Version.empty(1))
     sealed: list[Memtable] = field(default_factory=list)  # newest first
@@ -309,7 +311,10 @@ def open_tables(state: Recovering) -> None:
     metas = [meta for _, meta in version.walk()]
 
     def open_one(table_id: int, crc: int) -> Table:
-        table = Table(directory, table_id, crc=crc, cache=state.cache, indexes=state.indexes)
+        table = Table(
+            directory, table_id, crc=crc, cache=state.cache, indexes=state.indexes,
+            pages=state.pages,
+        )  # fmt: skip
         state.unwind.callback(table.close)
         return table
 
@@ -408,7 +413,7 @@ def open_values(state: Recovering) -> None:
 
 
 def _open_value_file(state: Recovering, meta: VlogMeta) -> None:
-    file = ValueLogFile(state.dirs.values, meta)
+    file = ValueLogFile(state.dirs.values, meta, pages=state.pages)
     state.unwind.callback(file.close)
     state.values.append(file)
 

@@ -23,6 +23,7 @@ from meles.engine.crypt.keys import seals
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.fs.pages import Pages
 from meles.engine.jobs import NewFile
 from meles.engine.log.sealed import new_log
 from meles.engine.log.writer import LogWriter
@@ -58,6 +59,7 @@ class Store:
         next_mem: int,
         cache: BlockCache | None = None,
         indexes: IndexCache | None = None,
+        pages: Pages | None = None,
     ) -> None:
         # fixed after construction
         self.dirs = dirs
@@ -65,6 +67,7 @@ class Store:
         self.seals = seals(dirs.tables.keys)
         self.cache = cache
         self.indexes = indexes
+        self.pages = pages
         self._manifest = manifest  # None: read-only
         # under _lock (writing; reading one attribute needs none)
         self._lock = threading.Lock()
@@ -111,7 +114,13 @@ class Store:
         )
 
     def open_table(self, table_id: int, crc: int) -> Table:
-        return Table(self.dirs.tables, table_id, crc=crc, cache=self.cache, indexes=self.indexes)
+        return Table(
+            self.dirs.tables, table_id, crc=crc, cache=self.cache, indexes=self.indexes,
+            pages=self.pages,
+        )  # fmt: skip
+
+    def open_values(self, meta: VlogMeta) -> ValueLogFile:
+        return ValueLogFile(self.dirs.values, meta, pages=self.pages)
 
     def cache_picture(self) -> tuple[CacheStats, IndexCacheStats]:
         """What the caches hold and did since opening."""
@@ -296,12 +305,12 @@ class Store:
 
     def install_sealed_values(self, meta: VlogMeta) -> None:
         """A value-log file was sealed: read it through a mapping from now on."""
-        file = ValueLogFile(self.dirs.values, meta)
+        file = self.open_values(meta)
         self.commit_edit(Edit(put_vlogs=(meta,)), values=lambda view: view.with_file(file))
 
     def install_relocation(self, sources: tuple[int, ...], made: VlogMeta | None) -> None:
         """Values of `sources` now live in `made`; None when nothing of them was alive."""
-        file = None if made is None else ValueLogFile(self.dirs.values, made)
+        file = None if made is None else self.open_values(made)
         self.commit_edit(
             Edit(remove_vlogs=sources, put_vlogs=() if made is None else (made,)),
             values=lambda view: view.replaced(() if file is None else (file,), sources),

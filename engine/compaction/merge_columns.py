@@ -72,7 +72,7 @@ def _scan(
     job: CompactJob, directory: Directory, group: tuple[int, ...], counts: Counts
 ) -> Generator[Columns]:
     for table_id in group:
-        with Table(directory, table_id) as table:
+        with Table(directory, table_id, once=True) as table:
             found = 0
             for columns in table.scan(job.start, job.stop):
                 counts.bytes -= bytes_of(table, found)

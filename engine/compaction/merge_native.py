@@ -17,7 +17,7 @@ from meles.engine.errors import InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.jobs import CompactJob, JobContext
 from meles.engine.table.in_place import open_in_place
-from meles.engine.table.reader import Table
+from meles.engine.table.reader import FORGET_BYTES, Table
 
 _DONE: Final = 0  # what the kernel's `step` returns, see kernel/merge.pxi
 _TABLE: Final = 1
@@ -55,6 +55,8 @@ def merge_native(
             else:
                 if outputs.builder is not None:
                     outputs.builder.drain()
+                for source in sources:
+                    source.forget_passed()
                 context.progress(sum(source.bytes for source in sources))
     return Counts(
         sum(source.bytes for source in sources),
@@ -78,6 +80,7 @@ class _Source:
         self._table: Table | None = None
         self._bytes = 0
         self._entries = 0
+        self._behind = 0  # bytes of the open table that were passed and forgotten
         self.nth = nth
 
     def advance(self) -> bool:
@@ -89,9 +92,18 @@ class _Source:
         table_id = next(self._left, None)
         if table_id is None:
             return False
-        self._table = Table(self._directory, table_id)
+        self._table = Table(self._directory, table_id, once=True)
+        self._behind = 0
         self._merger.feed(self.nth, open_in_place(self._table, self._kernel))
         return True
+
+    def forget_passed(self) -> None:
+        """What the merge has passed of the open table need not stay resident."""
+        if self._table is not None:
+            passed = self._merger.passed(self.nth)
+            if passed - self._behind >= FORGET_BYTES:
+                self._table.forget_between(self._behind, passed)
+                self._behind = passed
 
     @property
     def bytes(self) -> int:

@@ -31,6 +31,7 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 _LOWEST_FD: Final = 3
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+AROUND_BYTES: Final = 2 << 20  # what a look at one page may map at most: a page of the cache's
 NO_MAPPING: Final = mmap.mmap(-1, 1)  # in the place of one that was let go of: it is closed
 NO_MAPPING.close()
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -90,6 +91,28 @@ def private_memory(length: int) -> mmap.mmap:
     with contextlib.suppress(OSError, AttributeError):
         memory.madvise(mmap.MADV_DONTDUMP)
     return memory
+
+
+def forget_pages(mapping: mmap.mmap, start: int, stop: int) -> None:
+    """Take the pages of a file's mapping with a byte in [start, stop) out of resident memory.
+
+    They stay in the kernel's cache, and whoever looks there again finds the same bytes: threads may
+    be reading them at this moment. What was mapped with them, up to AROUND_BYTES, may lie before
+    `start`. No promise: pages that are locked stay.
+    """
+    start &= -mmap.PAGESIZE
+    if start < stop:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed, so they are gone
+            mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def resident_of_files() -> int | None:
+    """Bytes of files that are resident in this process, libraries included; None: nobody says."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class File:

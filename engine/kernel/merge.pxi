@@ -185,6 +185,14 @@ cdef class Merger:
             raise IndexError(nth)
         return self._sources[nth].found
 
+    def passed(self, Py_ssize_t nth):
+        """Where the block in hand begins in the open table of a source: nothing before it is read."""
+        cdef const Source* s
+        if not 0 <= nth < self._count:
+            raise IndexError(nth)
+        s = &self._sources[nth]
+        return load64(s.offsets + 8 * s.block) if s.block < s.blocks else 0
+
     def write_to(self, BlockMaker maker not None, bint last):
         """Begin a table; `last`: there is no other after it."""
         cdef const Span* splits = <const Span*>self._splits.data

@@ -58,7 +58,7 @@ cdef class TableBlocks:
     def __cinit__(
         self, mapping, uint32_t seed, bytes index not None, Py_ssize_t count, uint64_t blocks_end,
         bytes filter not None, int pattern_bits, fetch, damaged, closed,
-        bint lasting=True, bint sealed=False,
+        bint lasting=True, bint sealed=False, pages=None,
     ):
         """`index` and `filter` are sections whose checksums held; `filter` is its lines alone.
 
@@ -83,7 +83,7 @@ cdef class TableBlocks:
         self.sealed = sealed
         self._damaged = damaged
         self._closed = closed
-        self._mapping = Mapped(mapping)
+        self._mapping = Mapped(mapping, pages)
         if blocks_end > self._mapping.size:
             raise ValueError("blocks lie outside the file")
         self._base = self._mapping.base
@@ -211,6 +211,7 @@ cdef class TableBlocks:
             if load32(at) != size or load32(at + 4) != crc:
                 raise self._damaged("block checksum does not match", offset)
             self._checked[nth] = epoch
+        hold.used(offset, self._size(nth))
         if not open_payload(at + BLOCK_HEAD_BYTES, size, out):
             raise self._damaged("payload header does not fit the payload", offset)
         return None

@@ -25,12 +25,14 @@ cdef class ValueFile:
     cdef object _damaged
     cdef object _closed
 
-    def __cinit__(self, mapping, uint64_t end, uint32_t logical, old, new, damaged, closed):
+    def __cinit__(
+        self, mapping, uint64_t end, uint32_t logical, old, new, damaged, closed, pages=None
+    ):
         """`old` and `new` are the offset map's columns (u32), None where nothing was moved.
 
         `damaged(what, offset)` makes the error to raise, `closed()` that for a file let go of.
         """
-        self._mapping = Mapped(mapping)
+        self._mapping = Mapped(mapping, pages)
         if end > self._mapping.size:
             raise ValueError("entries end behind the mapping")
         self._end = end
@@ -100,6 +102,7 @@ cdef class ValueFile:
                 crc = crc32c_extend(at + 8, size, crc)
         else:
             crc = crc32c_extend(at + 8, size, crc)
+        hold.used(place, VALUE_HEAD_BYTES + length)
         if load32(at) != crc:
             raise self._damaged("value checksum does not match", place)
         return PyBytes_FromStringAndSize(<const char*>at + VALUE_HEAD_BYTES, length)

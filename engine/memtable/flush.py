@@ -19,7 +19,7 @@ from meles.engine.codec.columns import Columns
 from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.compaction.retention import Policy, retain
 from meles.engine.errors import CorruptionError, InvariantError
-from meles.engine.fs.files import Directory
+from meles.engine.fs.files import Directory, forget_pages
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.jobs import FlushJob, JobContext, JobResult, NewFile
@@ -65,6 +65,7 @@ def read_log(
             ordered = ordered and record.version == newest
         if frame.stop > report_at:
             context.progress(frame.stop)
+            forget_pages(mapping, 0, frame.stop)  # what was read is a copy
             report_at = frame.stop + (1 << 20)
     tail = reader.tail
     if tail is None or tail.end < end:

@@ -117,8 +117,13 @@ class BlockCache:
             (self._main if known else self._fresh).add(place, cost)
             self._settle_locked()
 
-    def _size_locked(self) -> int:
+    @property
+    def size(self) -> int:
+        """Bytes the blocks take; while somebody puts one, that of a moment ago or to come."""
         return self._fresh.size + self._trial.size + self._main.size
+
+    def _size_locked(self) -> int:
+        return self.size
 
     def _settle_locked(self) -> None:
         """Move from `fresh` to `trial` what its share has no room for."""

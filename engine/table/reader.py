@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 from weakref import ref
@@ -27,8 +27,9 @@ from meles.engine.codec.header import HEADER_BYTES, MAGIC_TABLE, decode_header
 from meles.engine.crypt.file_cipher import SealBroken, What
 from meles.engine.crypt.keys import cipher_for
 from meles.engine.errors import ClosedError, CorruptionError
-from meles.engine.fs.files import NO_MAPPING, Directory
+from meles.engine.fs.files import AROUND_BYTES, NO_MAPPING, Directory, forget_pages
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.fs.pages import Pages
 from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
 from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
@@ -49,6 +50,12 @@ from meles.engine.table.layout import (
 )
 
 _STEP_BYTES: Final = 1 << 20
+FORGET_BYTES: Final = 256 << 10  # a job passes so many of a table before they are forgotten
+
+
+def _crc_of(view: memoryview, crc: int) -> int:
+    """As `crc32c`, compiled without the GIL."""
+    return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
@@ -66,8 +73,14 @@ class Table:
         crc: int = 0,
         cache: BlockCache | None = None,
         indexes: IndexCache | None = None,
+        pages: Pages | None = None,
+        once: bool = False,
     ) -> None:
-        """Map the file and check its frame. `crc` is the whole file's, 0 = not known."""
+        """Map the file and check its frame. `crc` is the whole file's, 0 = not known.
+
+        `pages` bounds what of it is resident, whoever reads it. `once`: it is read from one end to
+        the other, and what was passed need not stay resident.
+        """
         name = file_name(Kind.TABLE, table_id)
         self.id = table_id
         self._keys = directory.keys
@@ -83,6 +96,9 @@ class Table:
         except BaseException:
             self._map.close()
             raise
+        forget_pages(self._map, 0, self.meta.size)  # all that was read is a copy
+        self._once = once
+        self._marks = None if pages is None else pages.watch(self._map)
         self._indexes = indexes
         self._cache = cache
         self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
@@ -129,6 +145,7 @@ class Table:
         data = self._read(section.offset, section.end)
         if crc32c(data, place_seed(self._seed, section.offset, section.length)) != section.crc:
             raise self._damaged("section checksum does not match", section.offset, kind)
+        self.forget_between(section.offset, section.end)
         return self._opened(data, what, section.offset, kind)
 
     def _opened(self, data: bytes, what: What, offset: int, kind: str, about: bytes = b"") -> bytes:
@@ -143,14 +160,14 @@ class Table:
     def file_crc(self) -> int:
         """CRC-32C of the whole file."""
         crc = 0
-        if NATIVE is not None:  # without a copy, and without the GIL
-            try:
-                with memoryview(self._map) as view:
-                    return int(NATIVE.crc32c(view))
-            except ValueError:
-                raise self._refusal() from None
-        for start in range(0, self.meta.size, _STEP_BYTES):
-            crc = crc32c(self._read(start, start + _STEP_BYTES), crc)
+        try:
+            with memoryview(self._map) as view:
+                for start in range(0, self.meta.size, _STEP_BYTES):
+                    stop = start + _STEP_BYTES
+                    crc = _crc_of(view[start:stop], crc)
+                    self.forget_between(start, stop)
+        except ValueError:
+            raise self._refusal() from None
         return crc
 
     @property
@@ -213,7 +230,7 @@ class Table:
                     pattern_bits, self._fetcher(), partial(_damaged_block, self.path),
                     partial(ClosedError, f"table {self.path} is closed"),
                     lasting=indexes is None or not indexes.bounded,
-                    sealed=self._cipher is not None,
+                    sealed=self._cipher is not None, pages=self._marks,
                 )  # fmt: skip
             except ValueError as error:
                 if self._map is not mapping:
@@ -250,6 +267,8 @@ class Table:
         index = self.index
         offset = index.offsets[number]
         data = self._read(offset, offset + index.sizes[number])
+        if self._marks is not None:
+            self._marks.used(offset, offset + len(data))
         stored_len, crc, raw_len, codec, _ = BLOCK_HEAD.unpack_from(data)
         start_value = place_seed(self._seed, offset, stored_len)
         if stored_len != len(data) - BLOCK_HEAD_BYTES or crc != crc32c(
@@ -281,6 +300,8 @@ class Table:
         if cache is not None:
             cache.misses += 1
             cache.put(self.id, number, block)
+            if self._marks is not None:
+                self._marks.pages.took(block.cost)
         return block
 
     def get(self, key: bytes, ts: int) -> Found | None:
@@ -317,10 +338,25 @@ class Table:
 
     def scan(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[Columns]:
         """All versions of keys in [start, stop), ascending, a batch per block. None: unbounded."""
-        for number in self._blocks_between(start, stop):
+        for number in self._forgetting(self._blocks_between(start, stop)):
             columns = self._clipped(number, start, stop)
             if columns.keys:
                 yield columns
+
+    def _forgetting(self, numbers: Iterable[int]) -> Iterator[int]:
+        """These blocks, ascending; read once, the pages of those passed are forgotten in steps."""
+        offsets, behind = self.index.offsets, 0
+        for number in numbers:
+            if self._once and offsets[number] - behind >= FORGET_BYTES:
+                self.forget_between(behind, offsets[number])
+                behind = offsets[number]
+            yield number
+
+    def forget_between(self, start: int, stop: int) -> None:
+        """Bytes of the file that need not stay resident, nor what came with them: whoever asked for
+        them is done.
+        """
+        forget_pages(self._map, max(0, start - AROUND_BYTES), stop)
 
     def scan_reverse(
         self, start: bytes | None = None, stop: bytes | None = None
@@ -333,8 +369,9 @@ class Table:
 
     def pointers(self) -> Iterator[bytes]:
         """For each block with value pointers: all of them, 12 bytes each, concatenated."""
-        for number, flags in enumerate(self.index.flags):
-            if flags & FLAG_POINTER:
+        flags = self.index.flags
+        for number in self._forgetting(range(len(flags))):
+            if flags[number] & FLAG_POINTER:
                 found = (self._shelf.get(number) or self.load(number)).pointers()
                 if found:
                     yield found
@@ -366,6 +403,8 @@ class Table:
             cache.close(self.id)
         with contextlib.suppress(BufferError):  # somebody looks at it: it goes with that
             mapping.close()
+        if self._marks is not None:
+            self._marks.release()
 
     def __enter__(self) -> Table:
         return self

@@ -15,8 +15,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
+from mmap import mmap
 from operator import add, ge
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import ValuePointer
@@ -24,8 +25,9 @@ from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader, deco
 from meles.engine.crypt.file_cipher import FileCipher
 from meles.engine.crypt.keys import SALT_BYTES, KeyRing, cipher_for
 from meles.engine.errors import ClosedError, CorruptionError
-from meles.engine.fs.files import Directory, File
+from meles.engine.fs.files import AROUND_BYTES, Directory, File, forget_pages
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.fs.pages import PageMarks, Pages
 from meles.engine.ids import MAX_FILE_BYTES
 from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import VlogMeta
@@ -144,12 +146,6 @@ def _damaged_value(path: str, what: str, offset: int) -> CorruptionError:
     return entry_error(path, offset, what)
 
 
-class _Mapping(Protocol):
-    """A mapped file, as what it is used for: a slice of it is a copy."""
-
-    def __getitem__(self, part: slice, /) -> bytes: ...
-
-
 class ValueLogFile:
     """A sealed physical file, mapped; or an unsealed old one, read by `pread`.
 
@@ -164,6 +160,7 @@ class ValueLogFile:
         "_file",
         "_lost",
         "_maps",
+        "_marks",
         "_more",
         "_view",
         "file_id",
@@ -172,14 +169,17 @@ class ValueLogFile:
         "path",
     )
 
-    def __init__(self, directory: Directory, meta: VlogMeta) -> None:
-        """`meta.size` of an unsealed file is where its entries end; 0: where the file does."""
+    def __init__(self, directory: Directory, meta: VlogMeta, *, pages: Pages | None = None) -> None:
+        """`meta.size` of an unsealed file is where its entries end; 0: where the file does.
+
+        `pages` bounds what of a sealed one is resident, whoever reads it.
+        """
         self.meta = meta
         self.file_id = meta.id
         self.logical = meta.logical
         self.path = directory.join(file_name(Kind.VLOG, meta.id))
         self._compiled: list[Any] | None = None
-        self._data: _Mapping | None = None
+        self._data: mmap | None = None
         self._view: memoryview | None = None  # of the same mapping: a slice of it is no copy
         self._maps: dict[int, OffsetMap] = {}
         self._file: File | None = None
@@ -192,6 +192,10 @@ class ValueLogFile:
         finally:
             if self._file is None:
                 file.close()
+        self._marks = self._watched(pages)
+
+    def _watched(self, pages: Pages | None) -> PageMarks | None:
+        return None if pages is None or self._data is None else pages.watch(self._data)
 
     def _open(self, file: File, keys: KeyRing | None) -> None:
         size = file.size()
@@ -242,6 +246,8 @@ class ValueLogFile:
             raise entry_error(self.path, offset, f"entry of version {found}, expected {version}")
         if crc32c(view[offset + CHECKED_FROM : after], crc32c(pointer)) != crc:
             raise entry_error(self.path, offset, "value checksum does not match")
+        if self._marks is not None:
+            self._marks.used(offset, after)
         if self._cipher is not None:
             return open_entry(self._cipher, view[offset:after], pointer, offset, self.path)
         return data[offset + ENTRY_BYTES : after]
@@ -261,7 +267,7 @@ class ValueLogFile:
             NATIVE.ValueFile(
                 data, self._end, logical,
                 *((self._maps.get(logical) or (nothing, nothing)) if self._maps else (None, None)),
-                damaged, partial(ClosedError, f"{self.path} is closed"),
+                damaged, partial(ClosedError, f"{self.path} is closed"), pages=self._marks,
             )
             for logical in self.logical
         ]  # fmt: skip
@@ -314,6 +320,16 @@ class ValueLogFile:
             version = ENTRY.unpack_from(entry)[2]
             yield version, self.fetch(POINTER.pack(logical, offset, length), version)
 
+    def forget_between(self, logical: int, first: int, last: int) -> None:
+        """The entries written at these offsets of a logical file, and those between, were read for
+        the last time: they need not stay resident.
+        """
+        columns = self._maps.get(logical)
+        if columns is not None:
+            first, last = (self._moved_to(columns, logical, at) for at in (first, last))
+        if self._data is not None:
+            forget_pages(self._data, max(0, first - AROUND_BYTES), last)
+
     def verify(self) -> int:
         """Check every entry; how many there are. `CorruptionError` at the first bad one.
 
@@ -337,6 +353,8 @@ class ValueLogFile:
         crc = 0
         for at in range(0, len(view), _STEP_BYTES):
             crc = crc32c(view[at : at + _STEP_BYTES], crc)
+            if self._data is not None:
+                forget_pages(self._data, max(0, at - AROUND_BYTES), at + _STEP_BYTES)
         return crc
 
     def close(self) -> None:
@@ -345,6 +363,8 @@ class ValueLogFile:
         for part in compiled or ():
             part.close()
         self._data = self._view = None
+        if self._marks is not None:
+            self._marks.release()
         self._maps = {}
         file, self._file = self._file, None
         if file is not None:

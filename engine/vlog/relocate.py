@@ -46,7 +46,9 @@ from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.vlog.sealed_entry import seal_entry
 from meles.engine.vlog.writer import encode_entry
 
-_WRITE_BYTES: Final = 4 << 20  # one write; progress is reported after each
+# One write; progress is reported after each. The cache keeps in one page what came in one write,
+# and who then reads a value there has all of that page mapped: so it is not more.
+_WRITE_BYTES: Final = 256 << 10
 _SYNC_BYTES: Final = 64 << 20  # so that no sync takes long enough to look like a hang
 _BATCH: Final = 8192  # entries copied at a time, however small
 _PAUSE: Final = 0.05  # seconds between reports while waiting for the rate
@@ -70,7 +72,7 @@ def run_relocation(
 
 def _pointers(tables: Directory, table_ids: Iterable[int], context: JobContext) -> Iterator[bytes]:
     for table_id in table_ids:
-        with closing(Table(tables, table_id)) as table:
+        with closing(Table(tables, table_id, once=True)) as table:
             for pointers in table.pointers():
                 context.progress(0)
                 yield pointers
@@ -194,6 +196,7 @@ class _Output:
             else:
                 parts = self._anew(source, *part)
             self._append(parts[0] if len(parts) == 1 else b"".join(parts))
+            source.forget_between(logical, offsets[first], offsets[stop - 1])
             first = stop
         return offsets, array("I", places[:-1])
 

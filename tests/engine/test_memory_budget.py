@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from meles.engine.errors import ConfigError
-from meles.engine.memory_budget import DERIVED, block_room, index_room
+from meles.engine.memory_budget import DERIVED, block_room, index_room, page_room
 from meles.engine.option_checks import GIB, KIB, MIB
 from meles.engine.options import Options, load_options, load_with_origin
+from resident import resident_of
 
-HOST, WORKER, COMPACTING, FLUSHING = 24 * MIB, 16 * MIB, 16 * MIB, 3
+HOST, PAGES, WORKER, COMPACTING, FLUSHING = 28 * MIB, 4 * MIB, 22 * MIB, 16 * MIB, 3
 
 
 def load(**keywords: object) -> Options:
@@ -28,7 +30,7 @@ def total(options: Options) -> int:
     processes = compactors + 2 if options.workers == "process" else 0
     memtables = (options.num_memtables + 1 + FLUSHING) * options.memtable_size
     caches = options.block_cache_size + options.index_cache_size
-    return HOST + processes * WORKER + compactors * COMPACTING + memtables + caches
+    return HOST + PAGES + processes * WORKER + compactors * COMPACTING + memtables + caches
 
 
 def test_without_a_budget_the_defaults_are_fixed() -> None:
@@ -139,6 +141,42 @@ def test_a_cache_too_small_for_one_block_or_index(
         load(**{name: given_}, **others)
     with pytest.raises(ConfigError, match=rf"^option {name}="):
         Options(**{name: given_}, **others)
+
+
+def test_pages_have_what_the_block_cache_leaves() -> None:
+    options = vars(load(memory_budget="512MiB", num_compactors=1))
+    logs = (options["num_memtables"] + 1) * options["memtable_size"]
+    empty = page_room(options, 0)
+    assert 0 <= empty - logs - options["block_cache_size"] - PAGES < 64
+    assert page_room(options, 10 * MIB) == empty - 10 * MIB
+    assert page_room(options, 1 << 40) == PAGES
+
+
+def test_files_read_in_place_stay_within_their_share(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    with meles.open(
+        tmp_path / "db", memory_budget="56MiB", workers="inline", num_compactors=1, sync="none"
+    ) as db:
+        values = [rng.randbytes(900), rng.randbytes(3000)]  # in tables, and in the value log
+        for start in range(0, 24_000, 500):
+            with db.write_batch() as batch:
+                for nth in range(start, start + 500):
+                    batch.set(b"%06d" % nth, values[nth % 4 == 0])
+        db.flush()
+        room = page_room(vars(db.options), 0)
+        size = db.size()
+        assert size.lsm_bytes > 1.5 * room
+        assert size.lsm_bytes + size.value_log_bytes > 3 * room
+        most = 0
+        for turn in range(6):
+            for _ in range(400):
+                nth = rng.randrange(24_000)
+                assert db[b"%06d" % nth] == values[nth % 4 == 0]
+            most = max(most, resident_of(tmp_path))
+            if turn % 2:
+                assert sum(1 for _ in db.items()) == 24_000
+                most = max(most, resident_of(tmp_path))
+        assert room / 4 < most <= room + 4 * MIB
 
 
 def test_a_refused_budget_leaves_no_directory(tmp_path: Path) -> None:

@@ -12,36 +12,37 @@ import pytest
 
 MIB = 1 << 20
 ALLOWED = 1.2  # of the budget
+HOST = 13 * MIB  # an interpreter that has imported meles
 WORDS = [b"%x " % (n * 2654435761 % (1 << 28)) for n in range(500)]
 
 
-def own_memory(pid: int) -> int:
-    """Bytes that are this process's alone and no file's; 0 when it is gone."""
+def resident(pid: int) -> int:
+    """Bytes as `ps` shows them; 0 when the process is gone."""
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
-    return int(fields["Anonymous"].split()[0]) << 10
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_all_processes_own_stays_within_the_budget(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["zstd", "none"], ids=["unpacked", "in place"])
+def test_what_all_processes_have_resident_stays_within_the_budget(
+    tmp_path: Path, codec: str
+) -> None:
     keys, rng = 800_000, random.Random(1)
-    before = own_memory(os.getpid())  # the test runner itself is not the database's
+    before = resident(os.getpid()) - HOST  # the test runner itself is not the database's
     peaks = [0]
     ended = threading.Event()
     budget = 160 * MIB
     with meles.open(
-        tmp_path, memory_budget=budget, compression="zstd", sync="none", num_compactors=1
+        tmp_path, memory_budget=budget, compression=codec, sync="none", num_compactors=1
     ) as db:
 
         def watch() -> None:
             while not ended.wait(0.1):
                 workers = [worker.pid for worker in db.workers() if worker.pid]
-                own = own_memory(os.getpid()) - before
-                peaks.append(own + sum(map(own_memory, workers)))
+                peaks.append(resident(os.getpid()) - before + sum(map(resident, workers)))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -62,5 +63,5 @@ def test_what_all_processes_own_stays_within_the_budget(tmp_path: Path) -> None:
     assert health.status == "ok", health.reasons
     assert len(peaks) > 10
     assert max(peaks) <= ALLOWED * budget, f"{max(peaks) / MIB:.0f} MiB"
-    assert stats.cache_evictions > 0, "the load did not fill the cache"
+    assert codec == "none" or stats.cache_evictions > 0, "the load did not fill the cache"
     print(f"peak {max(peaks) / MIB:.0f} MiB of {budget / MIB:.0f}")
