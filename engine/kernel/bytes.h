@@ -55,6 +55,7 @@ static inline uint8_t check_epoch(void) {
 
 /* -- CRC-32C (Castagnoli), chained as zlib.crc32 chains: crc32c_extend(b, crc32c_extend(a, 0)) --- */
 
+#define CRC_AHEAD 3072 /* bytes that are asked for ahead, where so many are to come */
 #define CRC_SHIFT 256 /* bytes of each of the three strands that run side by side */
 
 static uint32_t crc_bytes[8][256]; /* slicing by 8, for machines without the instruction */
@@ -124,6 +125,8 @@ CRC_TARGET static uint32_t crc_by_instruction(const uint8_t *at, size_t size, ui
     /* The instruction takes three cycles and one can start in each: three strands side by side. */
     while (size >= 3 * CRC_SHIFT) {
         uint64_t second = 0, third = 0;
+        if (size >= CRC_AHEAD + 3 * CRC_SHIFT) /* three strands are too much for its own guess */
+            for (int n = 0; n < 3 * CRC_SHIFT; n += 64) __builtin_prefetch(at + CRC_AHEAD + n);
         for (int n = 0; n < CRC_SHIFT; n += 8) {
             crc = CRC_WORD(crc, load64(at + n));
             second = CRC_WORD(second, load64(at + CRC_SHIFT + n));

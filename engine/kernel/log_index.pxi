@@ -16,8 +16,12 @@ cdef enum:
     LOG_HEADER_BYTES = 64
     LEAST_SLOTS = 256
     ENTRY_GUESS = 96             # bytes of log that an entry takes in a memtable of small entries
+    KEYS_AHEAD = 8               # of a transaction: their slots are asked for
+    VALUE_HEAD_BYTES = 16        # of a value-log entry: checksum, value bytes, version
+    POINTER_BYTES = 12           # logical file, offset, value bytes
 
 cdef uint64_t MOST_LOG_BYTES = 0xFFFFFFFF        # offsets have 32 bits
+cdef Py_ssize_t NO_LIMIT = 0x7FFFFFFFFFFFFFFF
 
 cdef uint64_t _hash_seed = int.from_bytes(_urandom(8), "little")
 
@@ -276,12 +280,10 @@ cdef class LogIndex:
         )
 
     cdef inline uint64_t _add_record(
-        self, uint64_t offset, bytes key, bytes value, uint32_t meta, uint64_t expiry, uint64_t version,
+        self, uint64_t offset, const uint8_t* key_at, size_t key_size, uint32_t tag,
+        const uint8_t* value_at, size_t value_size, uint32_t meta, uint64_t expiry, uint64_t version,
     ) noexcept:
         """Write and index one record of a frame under way; where the next one begins."""
-        cdef const uint8_t* key_at = <const uint8_t*>PyBytes_AS_STRING(key)
-        cdef size_t key_size = PyBytes_GET_SIZE(key), value_size = PyBytes_GET_SIZE(value)
-        cdef uint32_t tag = key_tag(key_at, key_size, _hash_seed)
         cdef uint64_t* slot = self._slot(key_at, key_size, tag)
         cdef uint32_t previous = <uint32_t>slot[0]
         cdef uint8_t* record = self._base + offset
@@ -289,7 +291,7 @@ cdef class LogIndex:
             self.ordered = False
         write_record(record, version, expiry, value_size, previous, key_size, meta & 0xFF, meta >> 8)
         memcpy(record + RECORD_BYTES, key_at, key_size)
-        memcpy(record + RECORD_BYTES + key_size, PyBytes_AS_STRING(value), value_size)
+        memcpy(record + RECORD_BYTES + key_size, value_at, value_size)
         self._used += not previous
         slot[0] = <uint64_t>tag << 32 | offset
         return offset + RECORD_BYTES + key_size + value_size
@@ -303,6 +305,7 @@ cdef class LogIndex:
         cdef list key_list = listed(keys), value_list = listed(values), meta_list = listed(metas)
         cdef list expiry_list = listed(expiries)
         cdef list version_list = None if versions is None else listed(versions)
+        cdef bytes key, value
         cdef Py_ssize_t count = len(key_list), nth
         cdef uint64_t length = BODY_BYTES + RECORD_BYTES * <uint64_t>count
         cdef uint64_t offset = self.end + FRAME_BYTES
@@ -322,8 +325,11 @@ cdef class LogIndex:
             return False
         self._make_room(count)
         for nth in range(count):
+            key, value = key_list[nth], value_list[nth]
             offset = self._add_record(
-                offset, <bytes>key_list[nth], <bytes>value_list[nth], meta_list[nth],
+                offset, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+                key_tag(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), _hash_seed),
+                <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_list[nth],
                 expiry_list[nth], ts if version_list is None else version_list[nth],
             )
         self._publish_frame(length, ts, count)
@@ -331,20 +337,59 @@ cdef class LogIndex:
 
     def put_plain(self, dict entries not None, uint64_t ts):
         """`put_many` of plain entries, key to value."""
-        cdef Py_ssize_t place = 0
+        return self.put_dict(entries, ts, NO_LIMIT, 0, 0)
+
+    cdef bint put_dict(
+        self, dict entries, uint64_t ts, Py_ssize_t limit, uint32_t file_id, uint64_t address
+    ) except -1:
+        """As `put_plain`; values of `limit` bytes or more lie one after the other in a value-log file,
+        their entries from `address` on.
+        """
+        cdef Py_ssize_t place = 0, place_ahead = 0, done = 0, ahead = 0, key_size, size
         cdef uint64_t length = BODY_BYTES + RECORD_BYTES * len(entries)
         cdef uint64_t offset = self.end + FRAME_BYTES
+        cdef uint32_t tags[KEYS_AHEAD]
+        cdef uint8_t pointer[POINTER_BYTES]
+        cdef const uint8_t* key_at
         cdef PyObject* key
         cdef PyObject* value
         while PyDict_Next(entries, &place, &key, &value):
-            length += check_sizes(<object>key, <object>value)
+            size = check_sizes(<object>key, <object>value)
+            if PyBytes_GET_SIZE(<object>value) >= limit:
+                size += POINTER_BYTES - PyBytes_GET_SIZE(<object>value)
+            length += size
         if self.end + PREFIX_BYTES + length > self._room:
             return False
         self._make_room(len(entries))
         place = 0
-        while PyDict_Next(entries, &place, &key, &value):
-            offset = self._add_record(offset, <bytes>key, <bytes>value, 0, 0, ts)
-        self._publish_frame(length, ts, len(entries))
+        while True:
+            # The slot of a key is where none was lately: ask for it while others are written.
+            while ahead < done + KEYS_AHEAD and PyDict_Next(entries, &place_ahead, &key, NULL):
+                key_at = <const uint8_t*>PyBytes_AS_STRING(<object>key)
+                tags[ahead % KEYS_AHEAD] = key_tag(key_at, PyBytes_GET_SIZE(<object>key), _hash_seed)
+                prefetch(self._slots + (tags[ahead % KEYS_AHEAD] & self._mask))
+                ahead += 1
+            if not PyDict_Next(entries, &place, &key, &value):
+                break
+            key_at = <const uint8_t*>PyBytes_AS_STRING(<object>key)
+            key_size = PyBytes_GET_SIZE(<object>key)
+            size = PyBytes_GET_SIZE(<object>value)
+            if size < limit:
+                offset = self._add_record(
+                    offset, key_at, key_size, tags[done % KEYS_AHEAD],
+                    <const uint8_t*>PyBytes_AS_STRING(<object>value), size, 0, 0, ts,
+                )
+            else:
+                store32(pointer, file_id)
+                store32(pointer + 4, address)
+                store32(pointer + 8, size)
+                address += VALUE_HEAD_BYTES + size
+                offset = self._add_record(
+                    offset, key_at, key_size, tags[done % KEYS_AHEAD], pointer, POINTER_BYTES,
+                    META_POINTER, 0, ts,
+                )
+            done += 1
+        self._publish_frame(length, ts, done)
         return True
 
     # -- reading ---------------------------------------------------------------------------------

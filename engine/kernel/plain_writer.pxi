@@ -246,41 +246,38 @@ cdef class PlainWriter:
 
     cdef uint64_t _commit_large(self, dict values, int64_t snapshot) except? 0:
         """As `commit`, by way of the value log. `values` are nobody else's."""
-        cdef list keys = [], stored = [], metas = [], large = [], places = []
-        cdef uint64_t ts = 0, size = 0, kept = 0, moved = 0
-        cdef Py_ssize_t nth
-        cdef bytes key, value
-        for key, value in values.items():
-            size += PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
-            kept += PyBytes_GET_SIZE(key)
-            if PyBytes_GET_SIZE(value) < self.value_limit:
-                kept += PyBytes_GET_SIZE(value)
-                metas.append(0)
+        cdef uint64_t ts = 0, size = 0, kept = 0, moved = 0, begun
+        cdef Py_ssize_t limit = self.value_limit, count = 0, place = 0, value_size
+        cdef PyObject* key
+        cdef PyObject* value
+        while PyDict_Next(values, &place, &key, &value):
+            if type(<object>key) is not bytes or type(<object>value) is not bytes:
+                return 0
+            value_size = PyBytes_GET_SIZE(<object>value)
+            size += PyBytes_GET_SIZE(<object>key) + value_size
+            kept += PyBytes_GET_SIZE(<object>key)
+            if value_size < limit:
+                kept += value_size
             else:
                 kept += POINTER_BYTES
-                moved += VALUE_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(value)
-                places.append(len(stored))
-                large.append(value)
-                metas.append(META_POINTER)
-            keys.append(key)
-            stored.append(value)
+                moved += VALUE_HEAD_BYTES + value_size
+                count += 1
         if self.values is None or not self.lock.attempt():
             return 0
         try:
             if (
-                self._may_append(snapshot) and self.index.has_room_for(len(keys), kept)
-                and self.values is not None and self.values.has_room_for(len(large), moved)
+                self._may_append(snapshot) and self.index.has_room_for(len(values), kept)
+                and self.values is not None and self.values.has_room_for(count, moved)
             ):
                 ts = self.published.ts + 1
+                begun = self.values.end
                 try:
-                    pointers = self.values.write_many(large, ts)  # may give up the GIL, not the lock
+                    self.values.write_large(values, limit, ts)   # may give up the GIL, not the lock
                 except OSError as error:
                     raise self.on_error(error) from error
-                for nth in range(len(places)):
-                    stored[places[nth]] = pointers[nth]
                 self.vlog_ids.add(self.values.file_id)
-                if self.index.put_many(keys, stored, metas, [0] * len(keys), ts):
-                    self._publish(len(keys), size)
+                if self.index.put_dict(values, ts, limit, self.values.file_id, begun):
+                    self._publish(len(values), size)
                 else:                                        # the values are garbage, that is all
                     ts = 0
         finally:

@@ -4,13 +4,13 @@
 # vlog/writer.py; the bytes are those of engine/vlog/FORMAT.md.
 
 cdef enum:
-    VALUE_HEAD_BYTES = 16        # checksum, value bytes, version
-    POINTER_BYTES = 12           # logical file, offset, value bytes
     SEEDED_BYTES = 20            # pointer and version: what an entry's checksum begins with
     LARGEST_WRITE = 32 << 20     # bytes of values that one transaction writes at once
-    LARGEST_JOINED = 1 << 20     # larger values are not copied to be written with their head
+    LARGEST_PLAIN = 1 << 20      # larger values go the long way
+    LARGEST_COPIED = 128 << 10   # larger ones are written by themselves, not copied behind their head
+    CHUNK_BYTES = 256 << 10      # copied before they are written, so that they are in the cache still
     LONG_VALUE = 16384           # from here on checking it does without the GIL
-    ASKED_BYTES = 2048           # of a value are fetched ahead: its reader outruns the processor's own guess
+    ASKED_BYTES = 2048           # of a value are fetched ahead; what follows, by the checksum's loop
 
 
 @cython.no_gc
@@ -160,7 +160,7 @@ cdef class ValueAppender:
 
     cdef bint has_room(self, Py_ssize_t size) noexcept:
         return (
-            size <= LARGEST_JOINED and <uint64_t>size <= self.end_limit
+            size <= LARGEST_PLAIN and <uint64_t>size <= self.end_limit
             and self.end < self.end_limit and self.entries < self.entry_limit
             and self.end + VALUE_HEAD_BYTES + size <= self.capacity
         )
@@ -178,56 +178,78 @@ cdef class ValueAppender:
             and self.entries + count <= self.entry_limit and self.end + size <= self.capacity
         )
 
-    cdef list write_many(self, list values, uint64_t version):
-        """Write entries at once; their encoded addresses. On an error `end` has not moved."""
-        cdef uint8_t seeded[SEEDED_BYTES]
-        cdef uint64_t total = 0, offset = self.end
-        cdef bytes value, entries
-        cdef uint8_t* at
-        cdef Py_ssize_t size
-        cdef uint32_t crc
-        cdef list pointers = []
-        for value in values:
-            total += VALUE_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(value)
-        entries = PyBytes_FromStringAndSize(NULL, total)
-        at = <uint8_t*>PyBytes_AS_STRING(entries)
-        store32(seeded, self.file_id)
-        store64(seeded + 12, version)
-        for value in values:
-            size = PyBytes_GET_SIZE(value)
-            store32(seeded + 4, offset)
-            store32(seeded + 8, size)
-            crc = crc32c_extend(seeded, SEEDED_BYTES, 0)
-            store32(at, crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc))
-            store32(at + 4, size)
-            store64(at + 8, version)
-            memcpy(at + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), size)
-            pointers.append(PyBytes_FromStringAndSize(<const char*>seeded, POINTER_BYTES))
-            at += VALUE_HEAD_BYTES + size
-            offset += VALUE_HEAD_BYTES + size
-        self._pwrite(entries, self.end)
-        self.end = offset
-        self.entries += len(values)
-        return pointers
+    cdef bint write_large(self, dict values, Py_ssize_t limit, uint64_t version) except False:
+        """Write what has `limit` bytes or more, in the dict's order. On an error `end` has not moved.
 
-    cdef bint write(self, bytes value, uint64_t version, uint8_t* pointer) except False:
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+        `values` are bytes, and nobody else's: writing gives up the GIL.
+        """
+        cdef Py_ssize_t place = 0, size, copied, used = 0
+        cdef uint64_t left = 0, at = self.end, begun = self.end, entries = 0
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef bytes chunk = None
+        while PyDict_Next(values, &place, &key, &value):
+            if PyBytes_GET_SIZE(<object>value) >= limit:
+                left += VALUE_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(<object>value)
+        place = 0
+        while PyDict_Next(values, &place, &key, &value):
+            size = PyBytes_GET_SIZE(<object>value)
+            if size < limit:
+                continue
+            copied = VALUE_HEAD_BYTES + (size if size <= LARGEST_COPIED else 0)
+            if chunk is not None and used + copied > PyBytes_GET_SIZE(chunk):
+                self._write_part(chunk, used, begun)
+                begun += used
+                chunk = None
+            if chunk is None:
+                chunk = PyBytes_FromStringAndSize(NULL, min(left, <uint64_t>CHUNK_BYTES))
+                used = 0
+            self._join(<uint8_t*>PyBytes_AS_STRING(chunk) + used, <bytes>value, copied, at, version)
+            used += copied
+            at += VALUE_HEAD_BYTES + size
+            left -= VALUE_HEAD_BYTES + size
+            entries += 1
+            if size > LARGEST_COPIED:
+                self._write_part(chunk, used, begun)
+                self._pwrite(<bytes>value, at - size)
+                begun, chunk = at, None
+        if chunk is not None:
+            self._write_part(chunk, used, begun)
+        self.end = at
+        self.entries += entries
+        return True
+
+    cdef inline void _join(
+        self, uint8_t* to, bytes value, Py_ssize_t copied, uint64_t offset, uint64_t version
+    ) noexcept:
+        """The first `copied` bytes of the entry that is to lie at `offset`."""
         cdef uint8_t seeded[SEEDED_BYTES]
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
         cdef uint32_t crc
-        cdef bytes entry = PyBytes_FromStringAndSize(NULL, VALUE_HEAD_BYTES + size)
-        cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(entry)
         store32(seeded, self.file_id)
-        store32(seeded + 4, self.end)
+        store32(seeded + 4, offset)
         store32(seeded + 8, size)
         store64(seeded + 12, version)
         crc = crc32c_extend(seeded, SEEDED_BYTES, 0)
-        crc = crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc)
-        store32(at, crc)
-        store32(at + 4, size)
-        store64(at + 8, version)
-        memcpy(at + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), size)
+        store32(to, crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc))
+        store32(to + 4, size)
+        store64(to + 8, version)
+        memcpy(to + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), copied - VALUE_HEAD_BYTES)
+
+    cdef _write_part(self, bytes chunk, Py_ssize_t used, uint64_t offset):
+        self._pwrite(chunk if used == PyBytes_GET_SIZE(chunk) else memoryview(chunk)[:used], offset)
+
+    cdef bint write(self, bytes value, uint64_t version, uint8_t* pointer) except False:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+        cdef Py_ssize_t copied = VALUE_HEAD_BYTES + (size if size <= LARGEST_COPIED else 0)
+        cdef bytes entry = PyBytes_FromStringAndSize(NULL, copied)
+        self._join(<uint8_t*>PyBytes_AS_STRING(entry), value, copied, self.end, version)
         self._pwrite(entry, self.end)
-        memcpy(pointer, seeded, POINTER_BYTES)
+        if size > LARGEST_COPIED:
+            self._pwrite(value, self.end + VALUE_HEAD_BYTES)
+        store32(pointer, self.file_id)
+        store32(pointer + 4, self.end)
+        store32(pointer + 8, size)
         self.end += VALUE_HEAD_BYTES + size
         self.entries += 1
         return True

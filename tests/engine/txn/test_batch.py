@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -175,3 +176,28 @@ def test_a_read_only_handle_has_none(open_db: OpenDB, tmp_path: Any) -> None:
     open_db().close()
     with meles.open(tmp_path / "db", mode="read_only") as db, pytest.raises(meles.ReadOnlyError):
         db.write_batch()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_of_every_size_in_one_batch(open_db: OpenDB, seed: int) -> None:
+    """Small ones stay in the log, large ones are copied together, the largest written alone."""
+    rng = random.Random(seed)
+    sizes = [0, 1, 99, 100, 101, 131_071, 131_072, 131_073, 262_127, 262_128, 262_129, 700_000]
+    sizes = [*sizes, *rng.choices([50, 100, 3000, 40_000, 131_072, 131_073], k=60)]
+    rng.shuffle(sizes)
+    entries = {rng.randbytes(8): rng.randbytes(size) for size in sizes}
+    db = open_db(value_threshold=100)
+    before = db.max_version()
+    with db.write_batch() as batch:
+        for key, value in entries.items():
+            batch.set(key, value)
+    with db.update() as txn:
+        for key, value in entries.items():
+            txn.set(key + b"t", value)
+    assert db.max_version() > before + 1
+    wanted = entries | {key + b"t": value for key, value in entries.items()}
+    assert {key: db.get(key) for key in wanted} == wanted
+    db.close()
+    db = open_db(value_threshold=100)
+    assert dict(db.items()) == wanted
+    assert db.verify(values=True).ok
