@@ -77,7 +77,8 @@ def parse_options(pairs: Iterable[str]) -> dict[str, str]:
     """`name=value` texts as a map, with the key from `--key-file`; the values are checked where
     they are used.
     """
-    options = dict(click.get_current_context().meta.get(_KEY, {}))
+    context = click.get_current_context(silent=True)
+    options = dict(context.meta.get(_KEY, {}) if context is not None else {})
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
