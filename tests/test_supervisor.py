@@ -269,7 +269,7 @@ def test_waiting_for_the_owner_to_leave(tmp_path: Path, owner: subprocess.Popen[
     waiting.start()
     assert owner.stdin is not None
     owner.stdin.close()
-    owner.wait(30)
+    owner.wait(80)
     waiting.join(60)
     assert opened[0][b"k"] == b"v"
     opened[0].close()
@@ -279,7 +279,7 @@ def test_an_owner_that_was_killed_holds_nothing(
     tmp_path: Path, owner: subprocess.Popen[str]
 ) -> None:
     owner.kill()
-    owner.wait(30)
+    owner.wait(80)
     assert (tmp_path / "db" / "LOCK").exists()
     with meles.open(tmp_path / "db", **OPTIONS) as db:
         assert db[b"k"] == b"v"

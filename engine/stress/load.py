@@ -312,7 +312,7 @@ class Load:
     def go(self, options: dict[str, Any]) -> None:
         self.ledger.note("O", self.run)
         say("opening")
-        self.db = meles.open(self.directory, wait=5.0, **options)
+        self.db = meles.open(self.directory, wait=30.0, **options)
         self.ledger.found(observe(self.db, KEYS))
         say("open")
         works = [self.client(number) for number in range(CLIENTS)]

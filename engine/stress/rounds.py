@@ -31,7 +31,7 @@ from meles.engine.stress.judge import Checker
 from meles.engine.stress.ledger import Ledger, LedgerFile, observe
 from meles.engine.stress.load import KEYS
 
-GONE_SECONDS: Final = 5.0
+GONE_SECONDS: Final = 30.0  # at once, where there is a core to spare
 _ANSWER_SECONDS: Final = 120.0  # only stops a hang
 _LIMIT_SECONDS: Final = 1.0
 

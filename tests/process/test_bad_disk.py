@@ -86,7 +86,7 @@ def read_with_bad_sectors(program, tally, disk, times):
             outcomes[said[0] if said else "SIGBUS"] += 1
             outcomes["raised"] += bool(said[2:] and int(said[2]))
             disk.mend(whole)
-            with meles.open(home, mode="read_only", wait=5.0) as db:
+            with meles.open(home, mode="read_only", wait=30.0) as db:
                 assert db.verify(values=True).ok
                 assert sum(1 for _ in db.items()) == 2500
         struck = outcomes["SIGBUS"] + outcomes["raised"] + outcomes["refused"]

@@ -23,6 +23,7 @@ def use(path, number, **options):
     """Open, make every kind of worker busy, look around, close."""
     db = meles.open(
         path, memtable_size=64 << 10, value_log_file_size=1 << 20, num_compactors=1, sync="none",
+        close_timeout=60,
         **options,
     )  # fmt: skip
     for key in range(150):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 # Python warns of forks in a process with threads; that is what is tested here.
 PRELUDE = """
@@ -31,7 +31,7 @@ def check(db, count):
 def forked(body):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(30)  # a child that hangs dies of it, and the parent says so
+        signal.alarm(80)  # a child that hangs dies of it, and the parent says so
         body()
     return pid
 
@@ -64,7 +64,7 @@ def test_everything_a_child_asks_of_its_handle_is_refused(run, mode):
     host = run(
         f"mode = {mode!r}\n"
         + """
-db = meles.open(path, workers=mode)
+db = meles.open(path, close_timeout=60, workers=mode)
 fill(db)
 txn, view, cursor, batch = db.update(), db.view(), db.items(), db.write_batch()
 txn.set(b"x", b"y")
@@ -117,7 +117,7 @@ def test_a_child_that_leaves_harms_nothing(run, way):
     """It releases no lock, ends no worker, and changes no file."""
     host = run(
         """
-db = meles.open(path)
+db = meles.open(path, close_timeout=60)
 fill(db)
 while any(w.state != "idle" for w in db.workers()): time.sleep(0.01)
 assert db.wait_idle(30)
@@ -143,7 +143,7 @@ db.flush(30)
 check(db, 600)
 assert [w.pid for w in db.workers()] == workers
 assert db.close().clean
-with meles.open(path, mode="read_only") as db: assert b"never" not in db
+with meles.open(path, close_timeout=60, mode="read_only") as db: assert b"never" not in db
 """
     )
     host.expect("left")
@@ -163,7 +163,7 @@ def use(key):
     except meles.ForkedHandleError as error:
         return str(error)
 
-db = meles.open(path)
+db = meles.open(path, close_timeout=60)
 fill(db)
 with multiprocessing.get_context("fork").Pool(2) as pool:
     answers = pool.map(use, [b"k0001"] * 10)
@@ -176,7 +176,7 @@ assert db.close().clean
 
 def test_a_child_that_lives_on_keeps_neither_lock_nor_workers(run, tmp_path):
     host = run("""
-db = meles.open(path)
+db = meles.open(path, close_timeout=60)
 fill(db)
 while any(w.state != "idle" for w in db.workers()): time.sleep(0.01)
 told, tell = os.pipe()
@@ -198,7 +198,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     host.popen.wait()
     try:
         assert psutil.pid_exists(int(child))
-        with meles.open(tmp_path / "db", workers="inline", wait=5.0) as db:
+        with meles.open(tmp_path / "db", workers="inline", wait=30.0) as db:
             assert db.get(b"k0299") == b"299" * 500
         wait_until(lambda: not any(map(alive, workers)), DEADLINE, "the end of all workers")
     finally:
@@ -224,7 +224,7 @@ def fork_all_the_time():
 thread = threading.Thread(target=fork_all_the_time)
 thread.start()
 while len(children) < 3: time.sleep(0.001)
-db = meles.open(path, workers="thread")
+db = meles.open(path, close_timeout=60, workers="thread")
 over.set()
 thread.join()
 fill(db)
@@ -246,7 +246,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_forks_at_any_moment_under_load_never_hang_a_child(run):
     """Whatever lock a thread held at the fork, the child gets its errors and ends."""
     host = run("""
-db = meles.open(path, memtable_size=65536, value_log_file_size=1 << 20)
+db = meles.open(path, close_timeout=60, memtable_size=65536, value_log_file_size=1 << 20)
 over = threading.Event()
 subscription = db.subscribe(b"t", on_overflow="drop")
 

@@ -18,7 +18,9 @@ def fill(db):
     with db.update() as txn:
         txn.delete(b"k0000")
 
-db = meles.open(sys.argv[1], memtable_size=256 << 10, value_log_file_size=1 << 20)
+db = meles.open(
+    sys.argv[1], memtable_size=256 << 10, value_log_file_size=1 << 20, close_timeout=60
+)
 fill(db)
 print("written", flush=True)
 """
@@ -27,7 +29,7 @@ print("written", flush=True)
 ENDS = {
     "the last line": ("", 0, ""),
     "the last line of a function": (
-        "del db\ndef run():\n    db = meles.open(sys.argv[1], wait=5)\n    db.set(b'x', b'y')\n"
+        "del db\ndef run():\n    db = meles.open(sys.argv[1], wait=30)\n    db.set(b'x', b'y')\n"
         "run()", 0, "was not closed",
     ),
     "sys.exit": ("sys.exit(4)", 4, ""),

@@ -107,7 +107,7 @@ def strike(home, states, number, *, workers="inline", share=0.0):
         assert telling.popen.returncode == -signal.SIGKILL
         found = content(home)
         assert found in states[acknowledged : acknowledged + 2]
-        with meles.open(home, wait=5.0, **OPTIONS) as db:
+        with meles.open(home, wait=30.0, **OPTIONS) as db:
             assert dict(db.items()) == found
             assert db.verify(values=True).ok
             db[b"next"] = b"x"

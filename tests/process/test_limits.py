@@ -55,7 +55,7 @@ def test_opening_after_a_kill_takes_two_seconds_at_most(program, tmp_path, tally
     for _ in range(OPENINGS):
         copy = Path(shutil.copytree(home, tmp_path / "copy"))
         began = time.monotonic()
-        db = meles.open(copy, wait=5.0)
+        db = meles.open(copy, wait=30.0)
         assert db.get(b"k%06d" % (count - 1)) == b"%d " % (count - 1) * 60
         took.append(time.monotonic() - began)
         assert db.stats().recovery.transactions == count

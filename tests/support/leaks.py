@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 from waiting import wait_until
 
-_GRACE_SECONDS = 10.0  # for what was told to go and has not been scheduled yet
+_GRACE_SECONDS = 30.0  # for what was told to go and has not been scheduled yet
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 _PAUSE = 0.01
 
 
-def wait_until(predicate: Callable[[], _T], seconds: float = 30.0, what: str = "") -> _T:
+def wait_until(predicate: Callable[[], _T], seconds: float = 60.0, what: str = "") -> _T:
     """The first true result of `predicate`; `AssertionError` when there was none in `seconds`."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

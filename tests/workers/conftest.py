@@ -17,7 +17,7 @@ from meles.workers.parent.protocol import PoolDirs
 from meles.workers.parent.thread_pool import ThreadPool
 from waiting import wait_until
 
-DEADLINE = 40.0  # seconds; generous, because nothing here measures time
+DEADLINE = 80.0  # seconds; generous, because nothing here measures time
 SCRIPT = Path(__file__).parent / "scripted_child.py"
 
 

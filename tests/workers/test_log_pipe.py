@@ -13,7 +13,7 @@ from meles.workers.parent.spawn import child_environment
 from meles.workers.wire.log_frames import LogDecoder, LogLine
 from multiprocessing_logging import MultiProcessingHandler
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 
 @pytest.fixture

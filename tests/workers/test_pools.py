@@ -16,7 +16,7 @@ from meles.engine.errors import (
 from meles.engine.jobs import BuildOptions, FlushJob, JobResult, NewFile
 from meles.engine.worker_info import WorkerInfo
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 
 def is_cancelled(outcome):

@@ -14,7 +14,7 @@ from meles.engine.errors import InvariantError, JobCancelledError, WorkerFailedE
 from meles.engine.jobs import JobResult
 from meles.workers.wire.errors import LocalProtocolError, RemoteTracebackError
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 
 @pytest.fixture

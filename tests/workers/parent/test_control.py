@@ -6,7 +6,7 @@ import threading
 import pytest
 from meles.workers.parent.control import READ, ControlLoop
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 
 @pytest.fixture

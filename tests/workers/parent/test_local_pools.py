@@ -8,7 +8,7 @@ from meles.engine.jobs import JobResult
 from meles.workers.parent.inline_pool import InlinePool
 from meles.workers.parent.thread_pool import ThreadPool
 
-DEADLINE = 40.0
+DEADLINE = 80.0
 
 
 def test_a_thread_that_takes_no_notice_is_left_behind_and_its_job_answered(recorder, job):
