@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ settings.load_profile(os.environ.get("MELES_TEST_PROFILE", "quick"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's background job: children would inherit it, and no Ctrl-C reach them
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "leak_guard: fails when a process, a descriptor or a thread of Meles outlives the test; "

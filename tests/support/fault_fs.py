@@ -183,6 +183,8 @@ class FaultDisk:
     def __init__(self, *, remember: bool = True) -> None:
         """`remember=False` saves the copies that `power_loss` needs."""
         self.plan: Plan | None = None
+        # called before an operation, without the disk's lock: may wait, others go on meanwhile
+        self.before: Callable[[str, str], None] | None = None
         self.can_allocate = True  # False: a file system without `fallocate`
         self.log: list[Operation] = []
         self._remember = remember
@@ -259,6 +261,8 @@ class FaultDisk:
     @contextmanager
     def step(self, kind: str, name: str) -> Iterator[None]:
         """Count an operation and let the plan stop it; nothing comes between it and its record."""
+        if self.before is not None:
+            self.before(kind, name)
         with self._lock:
             operation = Operation(len(self.log) + 1, kind, name)
             self.log.append(operation)

@@ -15,7 +15,7 @@ from typing import Any
 
 import meles
 import pytest
-from fault_fs import FailNth, FaultDisk, Operation
+from fault_fs import FailNth, FaultDisk
 from meles.engine.fs.names import Kind, parse_name
 from waiting import wait_until
 
@@ -42,8 +42,8 @@ class Hold:
     entered: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, operation: Operation) -> None:
-        if operation.kind == self.kind and operation.name.endswith(self.ending):
+    def __call__(self, kind: str, name: str) -> None:
+        if kind == self.kind and name.endswith(self.ending):
             self.entered.set()
             assert self.release.wait(60)
 
@@ -100,7 +100,7 @@ def test_a_transaction_larger_than_what_is_left_stays_whole(open_db: OpenDB) -> 
 def test_a_writer_waits_for_room_and_goes_on(open_db: OpenDB, fault_disk: FaultDisk) -> None:
     db = open_db(workers="thread", num_memtables=1)
     db.wait_idle()
-    fault_disk.plan = hold = Hold("create", ".sst")
+    fault_disk.before = hold = Hold("create", ".sst")
 
     def write() -> None:
         for n in range(300):
@@ -113,7 +113,7 @@ def test_a_writer_waits_for_room_and_goes_on(open_db: OpenDB, fault_disk: FaultD
     assert db[b"000"] == bytes(900)  # readers wait for nobody
     hold.release.set()
     writer.join(60)
-    fault_disk.plan = None
+    fault_disk.before = None
     assert len(list(db.keys())) == 300
     stalls = db.stats().stalls
     assert stalls.count >= 1
@@ -151,7 +151,7 @@ def test_a_writer_waits_no_longer_than_it_is_told_to(
 ) -> None:
     db = open_db(workers="thread", num_memtables=1, write_stall_timeout=0.05)
     db.wait_idle()
-    fault_disk.plan = hold = Hold("create", ".sst")
+    fault_disk.before = hold = Hold("create", ".sst")
     written = 0
     with pytest.raises(meles.WriteStallError, match="memtables wait") as caught:  # noqa: PT012
         for n in range(300):
@@ -162,7 +162,7 @@ def test_a_writer_waits_no_longer_than_it_is_told_to(
         db.flush(timeout=0.05)
     assert len(list(db.keys())) == written
     hold.release.set()
-    fault_disk.plan = None
+    fault_disk.before = None
     wait_until(lambda: not _stalled(db))
     assert len(list(db.keys())) == written + 1
 
@@ -172,7 +172,7 @@ def test_flush_waits_as_long_as_it_was_told_and_not_as_a_writer(
 ) -> None:
     db = open_db(workers="thread", num_memtables=1, write_stall_timeout=0.01)
     db.wait_idle()
-    fault_disk.plan = hold = Hold("create", ".sst")
+    fault_disk.before = hold = Hold("create", ".sst")
     with pytest.raises(meles.WriteStallError):  # noqa: PT012
         for n in range(300):
             db[b"%03d" % n] = bytes(900)
@@ -191,7 +191,7 @@ def test_flush_waits_as_long_as_it_was_told_and_not_as_a_writer(
     with pytest.raises(meles.WriteStallError):  # the writer's patience ends before the flush's
         db[b"more"] = bytes(40 << 10)
     hold.release.set()
-    fault_disk.plan = None
+    fault_disk.before = None
     flusher.join(60)
     assert failed == []
     assert [memtable.records for memtable in db.stats().memtables] == [0]
@@ -208,7 +208,7 @@ def _stalled(db: meles.DB) -> bool:
 def test_closing_frees_a_writer_that_waits(open_db: OpenDB, fault_disk: FaultDisk) -> None:
     db = open_db(workers="thread", num_memtables=1)
     db.wait_idle()
-    fault_disk.plan = hold = Hold("create", ".sst")
+    fault_disk.before = hold = Hold("create", ".sst")
     errors: list[BaseException] = []
     written: list[bytes] = []
 
@@ -229,7 +229,7 @@ def test_closing_frees_a_writer_that_waits(open_db: OpenDB, fault_disk: FaultDis
     writer.join(60)
     hold.release.set()
     closer.join(60)
-    fault_disk.plan = None
+    fault_disk.before = None
     assert [type(error) for error in errors] == [meles.ClosedError]
     db = open_db()
     assert list(db.keys()) == written
