@@ -41,6 +41,7 @@ def act(job, context, answers_fd):
     elif what == MEMORY:
         bytearray(argument)
     elif what == SPIN:
+        print("spins", flush=True)
         time.sleep(3600)
     elif what == PRINT:
         print("printed by a job")

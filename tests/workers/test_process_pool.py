@@ -463,6 +463,7 @@ def test_a_job_that_takes_no_notice_ends_with_its_pipe(
     pool = process_pool()
     pool.submit(1, job(acts.SPIN))
     pid = busy_pid(pool, until)
+    until(lambda: any("spins" in message for message in caplog.messages), "the job in the worker")
     assert pool.stop_kind("flusher", 3.0) is False
     assert isinstance(recorder.wait(1)[0], JobCancelledError)
     assert dead(pid)

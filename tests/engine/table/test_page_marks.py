@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from kernels import NATIVE, needs_native
+from kernels import NATIVE
 from meles.engine.codec.columns import Columns
 from meles.engine.fs.files import Directory
 from meles.engine.fs.page_clock import CHUNK_BYTES, USED
@@ -15,6 +15,7 @@ from meles.engine.table.builder import TableBuilder
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.vlog.writer import ValueLogWriter
+from twins import needs_native_run
 
 COUNT = 4000
 VALUE = random.Random(1).randbytes(500)
@@ -58,7 +59,7 @@ def test_lookups_mark_the_chunks_of_their_blocks(filled: Directory, pages: Pages
     assert pages.marked() == 0
 
 
-@needs_native
+@needs_native_run
 def test_both_kernels_mark_alike(filled: Directory, pages: Pages) -> None:
     rng = random.Random(4)
     with Table(filled, 1, pages=pages) as python, Table(filled, 1, pages=pages) as native:
@@ -70,7 +71,7 @@ def test_both_kernels_mark_alike(filled: Directory, pages: Pages) -> None:
         assert 1 < len(used(native)) < COUNT * len(VALUE) // CHUNK_BYTES + 2
 
 
-@needs_native
+@needs_native_run
 def test_both_kernels_mark_values_alike(directory: Directory, pages: Pages) -> None:
     writer = ValueLogWriter(directory, 1)
     pointers = [writer.append(VALUE * 20, nth + 1).encode() for nth in range(100)]
@@ -89,7 +90,7 @@ def test_both_kernels_mark_values_alike(directory: Directory, pages: Pages) -> N
     assert pages.marked() == 0
 
 
-@needs_native
+@needs_native_run
 def test_marks_that_are_too_few_are_refused(filled: Directory, pages: Pages) -> None:
     with Table(filled, 1, pages=pages) as table:
         marks = table._marks
