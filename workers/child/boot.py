@@ -54,7 +54,6 @@ def boot(role: str, parent: int, fds: Sequence[int], make: MakeRun) -> tuple[Pil
     channel.send(Hello(PROTOCOL_VERSION, PACKAGE_VERSION, KIND, os.getpid(), role))
     setup = _first_message(channel)
     log_pipe.install(log_fd, setup.log_level)
-    os.nice(setup.nice)
     pilot = Pilot(channel, setup, parent)
     pilot.start()
     run = make(tables_fd, values_fd, setup)

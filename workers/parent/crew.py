@@ -41,7 +41,6 @@ from meles.workers.wire.messages import (
 )
 
 BOOT_TIMEOUT: Final = 30.0  # seconds from spawn to Ready, on a loaded machine
-NICE: Final = 5  # the application's own core wins
 _BEATS_PER_TIMEOUT: Final = 3  # at least: one late heartbeat is no silence
 _REAP_GAP: Final = 0.02  # seconds between looks for a death the kernel cannot announce
 _POLITE: Final = (EXIT_OK, EXIT_PARENT_GONE)
@@ -170,7 +169,6 @@ class Crew:
         setup = Setup(
             heartbeat=self._heartbeat,
             log_level=logger_of(worker.name).getEffectiveLevel(),
-            nice=NICE,
             memory_limit=options.memory_limit,
             tables=options.dirs.tables,
             values=options.dirs.values,

@@ -11,6 +11,7 @@ Fails with: `OSError` (no descriptors, no processes, no Python).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -24,6 +25,8 @@ from typing import Final
 from meles.workers.parent.protocol import PoolDirs
 
 _BOOTSTRAP: Final = Path(__file__).resolve().parents[1] / "child" / "bootstrap"
+_NICE: Final = 5  # the application's own core wins
+_NICEST: Final = 19
 _MODULE: Final = "meles.workers.child.main"
 # Of the PYTHON* variables, those that say where things are; the rest change how code behaves.
 _KEPT_PYTHON: Final = frozenset({
@@ -151,6 +154,13 @@ def _pipe(read_end: ExitStack, write_end: ExitStack) -> tuple[int, int]:
     return read_fd, write_fd
 
 
+def _give_way(pid: int) -> None:
+    """From its first instruction on: three interpreters that boot would be felt by the host."""
+    with contextlib.suppress(ProcessLookupError):
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, pid, min(ours + _NICE, _NICEST))
+
+
 def spawn(
     role: str, name: str, dirs: PoolDirs, command: Sequence[str] | None = None
 ) -> ChildProcess:
@@ -174,6 +184,7 @@ def spawn(
             cwd="/",
             env=child_environment(os.environ),
         )
+        _give_way(popen.pid)
         child = ChildProcess(popen, jobs_write, answers_read, log_read)
         ours.pop_all()
         return child

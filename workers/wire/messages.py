@@ -54,7 +54,6 @@ class Setup:
     to_child: ClassVar[bool] = True
     heartbeat: float
     log_level: int
-    nice: int
     memory_limit: int | None
     tables: str
     values: str

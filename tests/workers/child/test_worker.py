@@ -40,7 +40,7 @@ from meles.workers.wire.messages import (
 )
 
 SECONDS = 40
-SETUP = Setup(heartbeat=0.02, log_level=20, nice=0, memory_limit=None, tables="t", values="v")
+SETUP = Setup(heartbeat=0.02, log_level=20, memory_limit=None, tables="t", values="v")
 
 
 class Talk:

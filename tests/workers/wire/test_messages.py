@@ -42,9 +42,9 @@ COMPACT = CompactJob(
 RELOCATE = RelocateJob(((4, (4, 2)),), (1, 2), 11, 1 << 20, 8)
 EXAMPLES = [
     Hello(1, "0.1.0", "python", 42, "flusher"),
-    Setup(0.5, 20, 5, None, "/data", "/values"),
-    Setup(1.0, 20, 0, 1 << 28, b"/\xff".decode("utf-8", "surrogateescape"), ""),
-    Setup(1.0, 20, 0, None, "/data", "/values", encrypted=True),
+    Setup(0.5, 20, None, "/data", "/values"),
+    Setup(1.0, 20, 1 << 28, b"/\xff".decode("utf-8", "surrogateescape"), ""),
+    Setup(1.0, 20, None, "/data", "/values", encrypted=True),
     Ready(),
     JobRequest(1, 2, FLUSH),
     JobRequest(1, 2, COMPACT),
