@@ -60,9 +60,24 @@ def _record(edit: Edit, number: int, seed: int, cipher: FileCipher | None) -> by
 
 
 def replay_manifest(data: bytes, path: str, max_levels: int, keys: KeyRing | None = None) -> Replay:
-    """The state a MANIFEST describes. Reads only."""
+    """The state a MANIFEST describes. Reads only.
+
+    The invariants are checked at the end, and after each record only to find out which one broke
+    them: a check looks at all tables there are.
+    """
     header = decode_header(data, MAGIC_MANIFEST, path)
     file = _Sealing(header.seed, cipher_for(keys, header, path), path)
+    replayed = _replay(data, header, max_levels, file, check=False)
+    try:
+        replayed.version.check()
+    except InvariantError:
+        return _replay(data, header, max_levels, file, check=True)
+    return replayed
+
+
+def _replay(
+    data: bytes, header: FileHeader, max_levels: int, file: _Sealing, *, check: bool
+) -> Replay:
     version, offset, number = Version.empty(max_levels), HEADER_BYTES, 0
     while offset < len(data):
         edit = _edit_at(data, offset, number + 1, file)
@@ -70,13 +85,13 @@ def replay_manifest(data: bytes, path: str, max_levels: int, keys: KeyRing | Non
             break
         payload_bytes = _PREFIX.unpack_from(data, offset)[0]
         try:
-            version = edit.apply(version)
+            version = edit.apply(version, check=check)
         except InvariantError as error:
-            raise _damage(path, offset, f"change does not fit: {error}") from error
+            raise _damage(file.path, offset, f"change does not fit: {error}") from error
         offset += PREFIX_BYTES + payload_bytes
         number += 1
     if number == 0:
-        raise _damage(path, HEADER_BYTES, "no whole record")
+        raise _damage(file.path, HEADER_BYTES, "no whole record")
     return Replay(version, header, offset, number, len(data) - offset)
 
 
