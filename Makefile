@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP ?= $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
-JOBS ?= 2
+# one more than the processors most machines give: tests wait for processes and disks a good deal
+JOBS ?= 3
 ARGS ?=
 
 PY := $(VENV)/bin/python
