@@ -18,7 +18,6 @@ from meles.engine.fs.files import is_shortage
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.giving_way import give_way
 from meles.engine.jobs import CompactJob, FlushJob, JobResult, NewFile
-from meles.engine.manifest.version import TableMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.store import Store
 from meles.engine.table.reader import Table
@@ -101,20 +100,26 @@ def open_flushed(store: Store, job: FlushJob, result: JobResult, memtable: Memta
 def open_compacted(store: Store, job: CompactJob, result: JobResult) -> list[Table]:
     """The tables of a compaction job: in its range, in order, and no more than went in."""
     _expect_ids(store, result, range(job.first_table_id, job.first_table_id + job.max_tables))
+    if not result.files:
+        return []
+    inputs = [store.live_table(i).meta for group in job.inputs for i in group]
+    newest = max(meta.max_version for meta in inputs)
+    lowest, highest = min(i.min_key for i in inputs), max(i.max_key for i in inputs)
+    if job.start is not None:
+        lowest = max(job.start, lowest)
     tables: list[Table] = []
     try:
         for file in result.files:
             table = open_output(store, file)
             tables.append(table)
-            _check_range(store, table, job)
+            _check_range(table, lowest, highest, job.stop)
         for left, right in pairwise(tables):
             if left.meta.max_key >= right.meta.min_key:
                 raise _refuse(right, "outputs overlap")
-        inputs = [store.live_table(i).meta for group in job.inputs for i in group]
         if sum(table.meta.count for table in tables) > sum(meta.count for meta in inputs):
             raise _refuse(tables[-1], "more entries came out than went in")
         for table in tables:
-            if table.meta.max_version > max(meta.max_version for meta in inputs):
+            if table.meta.max_version > newest:
                 raise _refuse(table, "a version is newer than any that went in")
     except BaseException:
         for table in tables:
@@ -145,13 +150,11 @@ def check_counts(
         )  # fmt: skip
 
 
-def _check_range(store: Store, table: Table, job: CompactJob) -> None:
-    meta: TableMeta = table.meta
-    inputs = [store.live_table(i).meta for group in job.inputs for i in group]
-    lowest, highest = min(i.min_key for i in inputs), max(i.max_key for i in inputs)
-    below = meta.min_key < (lowest if job.start is None else max(job.start, lowest))
-    above = meta.max_key > highest or (job.stop is not None and meta.max_key >= job.stop)
-    if below or above:
+def _check_range(table: Table, lowest: bytes, highest: bytes, stop: bytes | None) -> None:
+    """Its keys are from `lowest` to `highest`, and before `stop`."""
+    meta = table.meta
+    above = meta.max_key > highest or (stop is not None and meta.max_key >= stop)
+    if meta.min_key < lowest or above:
         raise _refuse(table, "keys lie outside the job's range")
 
 
