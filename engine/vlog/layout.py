@@ -170,7 +170,14 @@ def entry_error(path: str, offset: int, message: str) -> CorruptionError:
 
 def value_of(entry: bytes, pointer: bytes, version: int | None, offset: int, path: str) -> bytes:
     """The value in the bytes of one whole entry, checked under its address."""
-    length = len(entry) - ENTRY_BYTES
+    check_entry(entry, len(entry) - ENTRY_BYTES, pointer, version, offset, path)
+    return entry[ENTRY_BYTES:]
+
+
+def check_entry(
+    entry: bytes, length: int, pointer: bytes, version: int | None, offset: int, path: str
+) -> None:
+    """A whole entry is that of a value of `length` bytes, of this version, under its address."""
     crc, stored, found = ENTRY.unpack_from(entry)
     if stored != length:
         raise entry_error(path, offset, f"entry of {stored} bytes where {length} were written")
@@ -178,4 +185,3 @@ def value_of(entry: bytes, pointer: bytes, version: int | None, offset: int, pat
         raise entry_error(path, offset, f"entry of version {found}, expected {version}")
     if crc32c(memoryview(entry)[CHECKED_FROM:], crc32c(pointer)) != crc:
         raise entry_error(path, offset, "value checksum does not match")
-    return entry[ENTRY_BYTES:]

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from meles.engine.codec.entry import ValuePointer
-from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader
+from meles.engine.codec.header import MAGIC_VLOG, FileHeader
 from meles.engine.crypt.keys import new_header, seals
-from meles.engine.errors import ClosedError
 from meles.engine.fs.files import Directory
-from meles.engine.vlog.layout import ENTRY_BYTES, POINTER, SEAL_BYTES, entry_error
+from meles.engine.vlog.layout import ENTRY_BYTES, POINTER, SEAL_BYTES
 from meles.engine.vlog.sealed_entry import opened_entry, seal_entry
 from meles.engine.vlog.writer import ValueLogWriter
 
@@ -65,15 +64,5 @@ class SealedValueLogWriter(ValueLogWriter):
             for at, value in zip(offsets, values, strict=True)
         ]
 
-    def fetch(self, pointer: bytes, version: int | None = None) -> bytes:
-        file_id, offset, length = POINTER.unpack(pointer)
-        size = ENTRY_BYTES + SEAL_BYTES + length
-        if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self.end:
-            raise entry_error(self.path, offset, "address lies outside the file")
-        if self._file.fd < 0:
-            raise ClosedError(f"{self.path} is closed")
-        try:
-            entry = self._file.pread(size, offset)
-        except OSError as error:
-            raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
+    def _value_in(self, entry: bytes, pointer: bytes, version: int | None, offset: int) -> bytes:
         return opened_entry(self._cipher, entry, pointer, version, offset, self.path)

@@ -18,10 +18,10 @@ from meles.engine.vlog.layout import (
     CHECKED_FROM,
     ENTRY,
     ENTRY_BYTES,
-    POINTER,
     SEAL_BYTES,
     SEEDED,
     SERIAL,
+    check_entry,
     entry_error,
 )
 
@@ -55,15 +55,6 @@ def open_entry(cipher: FileCipher, entry: Buffer, pointer: bytes, place: int, pa
 def opened_entry(
     cipher: FileCipher, entry: bytes, pointer: bytes, version: int | None, offset: int, path: str
 ) -> bytes:
-    """The value in the bytes read for a whole entry, checked in every way."""
-    length = POINTER.unpack(pointer)[2]
-    if len(entry) != ENTRY_BYTES + SEAL_BYTES + length:
-        raise entry_error(path, offset, "file is shorter than what was written")
-    crc, stored, found = ENTRY.unpack_from(entry)
-    if stored != length:
-        raise entry_error(path, offset, f"entry of {stored} bytes where {length} were written")
-    if version is not None and found != version:
-        raise entry_error(path, offset, f"entry of version {found}, expected {version}")
-    if crc32c(memoryview(entry)[CHECKED_FROM:], crc32c(pointer)) != crc:
-        raise entry_error(path, offset, "value checksum does not match")
+    """The value in the bytes of one whole entry, checked under its address, as `value_of`."""
+    check_entry(entry, len(entry) - ENTRY_BYTES - SEAL_BYTES, pointer, version, offset, path)
     return open_entry(cipher, entry, pointer, offset, path)

@@ -174,11 +174,10 @@ class ValueLogWriter:
     def fetch(self, pointer: bytes, version: int | None = None) -> bytes:
         """The value at an encoded address. `CorruptionError` if none that checks out is there."""
         file_id, offset, length = POINTER.unpack(pointer)
-        size = ENTRY_BYTES + length
+        size = ENTRY_BYTES + self.more + length
         if file_id != self.file_id or offset < HEADER_BYTES or offset + size > self.end:
             raise entry_error(self.path, offset, "address lies outside the file")
-        fd = self._file.fd
-        if fd < 0:
+        if self._file.fd < 0:
             raise ClosedError(f"{self.path} is closed")
         try:
             entry = self._file.pread(size, offset)
@@ -186,6 +185,9 @@ class ValueLogWriter:
             raise entry_error(self.path, offset, f"value cannot be read: {error}") from error
         if len(entry) != size:
             raise entry_error(self.path, offset, "file is shorter than what was written")
+        return self._value_in(entry, pointer, version, offset)
+
+    def _value_in(self, entry: bytes, pointer: bytes, version: int | None, offset: int) -> bytes:
         return value_of(entry, pointer, version, offset, self.path)
 
     def compiled(self) -> Sequence[object]:
