@@ -34,7 +34,7 @@ from meles.engine.log.frame import (
 
 WalBuffer = mmap.mmap | bytes
 
-PROBE_LIMIT: Final = 1 << 20  # how far behind a bad frame a later whole one is looked for
+_PROBE_LIMIT: Final = 1 << 20  # how far behind a bad frame a later whole one is looked for
 
 
 class Frame(NamedTuple):
@@ -75,6 +75,18 @@ class Tail:
     cut: int
     last_ts: int
     frames: int
+
+
+def places_behind(data: WalBuffer, bad: int, written: int, gap: int) -> Iterator[int]:
+    """Where a whole frame may begin behind the bad one at `bad`, in a log written up to `written`:
+    where the bad frame's own length leads, then every boundary within a limit.
+    """
+    last = written - 1
+    offsets: Iterable[int] = range(aligned(bad + 1), min(last, bad + _PROBE_LIMIT) + 1, ALIGN)
+    if bad + PREFIX_BYTES <= len(data):
+        length = PREFIX.unpack_from(data, bad)[0]
+        offsets = chain((aligned(bad + PREFIX_BYTES + length + gap),), offsets)
+    return (offset for offset in offsets if offset + PREFIX_BYTES <= last)
 
 
 class LogReader:
@@ -131,19 +143,10 @@ class LogReader:
         return len(self.data[end : self.size].rstrip(b"\0"))
 
     def whole_frame_after(self, end: int) -> int | None:
-        """Offset of a whole frame behind bad bytes: then this is damage inside, not a torn tail.
-
-        Looks where the bad frame's own length leads, then at every boundary within a limit.
-        """
-        last = end + self.written_after(end) - 1
-        offsets: Iterable[int] = range(aligned(end + 1), min(last, end + PROBE_LIMIT) + 1, ALIGN)
-        if end + PREFIX_BYTES <= self.size:
-            length = PREFIX.unpack_from(self.data, end)[0]
-            offsets = chain((aligned(end + PREFIX_BYTES + length + self.gap),), offsets)
-        for offset in offsets:
-            if offset + PREFIX_BYTES <= last and self._is_frame(offset):
-                return offset
-        return None
+        """Offset of a whole frame behind bad bytes: then this is damage inside, not a torn tail."""
+        written = end + self.written_after(end)
+        places = places_behind(self.data, end, written, self.gap)
+        return next(filter(self._is_frame, places), None)
 
     def _is_frame(self, offset: int) -> bool:
         try:

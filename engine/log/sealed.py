@@ -23,7 +23,7 @@ from meles.engine.crypt.keys import cipher_for, new_header, seals
 from meles.engine.errors import CorruptionError
 from meles.engine.fs.files import Directory, private_memory
 from meles.engine.log.frame import BODY, BODY_BYTES, KIND_END, PREFIX, PREFIX_BYTES, aligned
-from meles.engine.log.reader import PROBE_LIMIT
+from meles.engine.log.reader import places_behind
 from meles.engine.log.writer import LogWriter
 
 _LARGEST_STEP: Final = 16 * 1024 * 1024  # growing copies the plain log
@@ -155,7 +155,9 @@ class _Opening:
                 at = end = after
             rest = data[end:]
             out[end:] = rest  # not frames, or zeros
-            at = self._next_frame(end, len(rest.rstrip(b"\0")))
+            written = end + len(rest.rstrip(b"\0"))
+            places = places_behind(data, end, written, TAG_BYTES)
+            at = next((place for place in places if self._stored(place) is not None), None)
         return out
 
     def _stored(self, at: int) -> tuple[int, bytes] | None:
@@ -197,11 +199,3 @@ class _Opening:
                 f"a frame that checks out was not written here: {error}",
                 path=self._path, offset=at, kind="wal frame",
             ) from None  # fmt: skip
-
-    def _next_frame(self, bad: int, written: int) -> int | None:
-        """A whole frame behind bad bytes, looked for as `LogReader.whole_frame_after` does."""
-        last = bad + written - 1
-        for at in range(aligned(bad + 1), min(last, bad + PROBE_LIMIT) + 1, 8):
-            if self._stored(at) is not None:
-                return at
-        return None
