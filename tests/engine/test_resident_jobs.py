@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernels import KERNELS
 from meles.engine.codec.columns import Columns
 from meles.engine.compaction.execute import run_compaction
 from meles.engine.fs.files import Directory, forget_pages
@@ -22,6 +21,7 @@ from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.vlog.relocate import live_entries, relocate
 from meles.engine.vlog.writer import ValueLogWriter
 from resident import Watching, resident_of
+from twins import KERNELS
 
 MIB = 1 << 20
 RNG = random.Random(5)

@@ -13,6 +13,10 @@ needs_native = pytest.mark.skipif(NATIVE is None, reason="the compiled kernel is
 needs_native_run = pytest.mark.skipif(
     kernel.NATIVE is None, reason="this run has no compiled kernel (not built, or not wanted)"
 )
+KERNELS = [
+    pytest.param(None, id="python"),
+    pytest.param(NATIVE, id="native", marks=needs_native),
+]
 
 
 def twins(python: type, name: str) -> list[Any]:

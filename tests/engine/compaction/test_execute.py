@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from fault_fs import FailNth, FaultDisk
-from kernels import KERNELS
 from meles.engine.codec.columns import Columns
 from meles.engine.compaction.execute import run_compaction
 from meles.engine.errors import CorruptionError, InvariantError, JobCancelledError
@@ -19,6 +18,7 @@ from meles.engine.fs.files import Directory
 from meles.engine.jobs import BuildOptions, CompactJob, JobResult
 from meles.engine.table.builder import TableBuilder
 from meles.engine.table.reader import Table
+from twins import KERNELS
 
 BUILD = BuildOptions(block_size=512)
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import NATIVE, needs_native
 from meles.engine.codec.columns import Columns
 from meles.engine.compaction.execute import run_compaction
 from meles.engine.errors import CorruptionError, FormatVersionError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.jobs import BuildOptions, CompactJob, JobResult
 from meles.engine.table.builder import TableBuilder
+from twins import NATIVE, needs_native
 
 pytestmark = needs_native
 NOW = 1_000_000

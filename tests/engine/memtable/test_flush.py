@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels import KERNELS
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_DELETE
 from meles.engine.errors import CorruptionError, JobCancelledError
@@ -18,6 +17,7 @@ from meles.engine.log.writer import LogWriter
 from meles.engine.memtable.flush import run_flush
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.table.reader import Table
+from twins import KERNELS
 
 NOW_MS = 1_700_000_000_000
 Row = tuple[bytes, int, int, int, bytes]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import NATIVE, needs_native
 from meles.engine.errors import CorruptionError, FormatVersionError
 from meles.engine.fs.files import Directory
 from meles.engine.jobs import BuildOptions, FlushJob, JobResult
 from meles.engine.log.writer import LogWriter
 from meles.engine.memtable.flush import run_flush
 from meles.engine.memtable.memtable import Memtable
+from twins import NATIVE, needs_native
 
 pytestmark = needs_native
 NOW_MS = 1_700_000_000_000

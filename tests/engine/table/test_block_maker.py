@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import KERNELS, NATIVE, needs_native
 from meles.engine.codec.columns import Columns
 from meles.engine.errors import InvariantError
 from meles.engine.jobs import BuildOptions
 from meles.engine.table.block_maker import BlockMaker
 from meles.engine.table.builder import make_blocks
+from twins import KERNELS, NATIVE, needs_native
 
 HEAD, SEED, NOW = b"h" * 64, 0x1234ABCD, 1000
 

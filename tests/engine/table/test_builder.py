@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kernels import KERNELS
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import ValuePointer
@@ -17,6 +16,7 @@ from meles.engine.jobs import BuildOptions
 from meles.engine.table.builder import BuiltTable, TableBuilder
 from meles.engine.table.layout import FLAG_MULTI
 from meles.engine.table.reader import Table
+from twins import KERNELS
 
 Build = Callable[..., BuiltTable]
 Open = Callable[..., Table]

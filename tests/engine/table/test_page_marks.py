@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from kernels import NATIVE
 from meles.engine.codec.columns import Columns
 from meles.engine.fs.files import Directory
 from meles.engine.fs.page_clock import CHUNK_BYTES, USED
@@ -15,7 +14,7 @@ from meles.engine.table.builder import TableBuilder
 from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile, load_meta
 from meles.engine.vlog.writer import ValueLogWriter
-from twins import needs_native_run
+from twins import NATIVE, needs_native_run
 
 COUNT = 4000
 VALUE = random.Random(1).randbytes(500)
