@@ -90,11 +90,7 @@ class FileCipher:
     ) -> bytes:
         """What was sealed. `SealBroken` when it was not this, or not for here."""
         bound = self._bound[what] + _PLACE.pack(place) + more
-        try:
-            data: bytes = self._aead.decrypt(_NONCE.pack(place, serial), sealed, bound)
-        except self._invalid:
-            raise SealBroken("the seal is broken") from None
-        return data
+        return self._opened(_NONCE.pack(place, serial), sealed, bound)
 
     def seal_again(self, data: bytes, what: What, place: int) -> bytes:
         """As `seal`, where a place may be written to again: a random nonce, and what it sealed."""
@@ -108,8 +104,11 @@ class FileCipher:
         if len(sealed) < NONCE_BYTES + TAG_BYTES:
             raise SealBroken("too short for a seal")
         bound = self._bound[what] + _PLACE.pack(place)
+        return self._opened(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+
+    def _opened(self, nonce: bytes, sealed: bytes, bound: bytes) -> bytes:
         try:
-            data: bytes = self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+            data: bytes = self._aead.decrypt(nonce, sealed, bound)
         except self._invalid:
             raise SealBroken("the seal is broken") from None
         return data

@@ -84,17 +84,7 @@ def _damage(what: str, path: str) -> CorruptionError:
 
 def write_registry(directory: Directory, ring: KeyRing, master: bytes | None) -> None:
     """Put a registry in place of the one that is there, durable when this returns."""
-    content = encode_registry(ring, master)
-    directory.unlink(REGISTRY_REWRITE)
-    with directory.create(REGISTRY_REWRITE) as file:
-        try:
-            file.pwrite(content, 0)
-            file.sync()
-            directory.rename(REGISTRY_REWRITE, REGISTRY)
-        except BaseException:
-            directory.unlink(REGISTRY_REWRITE)
-            raise
-    directory.sync()
+    directory.replace(REGISTRY, REGISTRY_REWRITE, encode_registry(ring, master)).close()
 
 
 def read_registry(directory: Directory, master: bytes | None) -> KeyRing | None:

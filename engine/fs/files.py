@@ -259,6 +259,24 @@ class Directory:
         except OSError as error:
             _refuse(error, f"rename {old}")
 
+    def replace(self, name: str, through: str, content: bytes) -> File:
+        """A file in the place of the one called `name`, durable when this returns, and open.
+
+        It is written under the name `through` first: a crash leaves the old one or the new one.
+        """
+        self.unlink(through)
+        file = self.create(through)
+        try:
+            file.pwrite(content, 0)
+            file.sync()
+            self.rename(through, name)
+            self.sync()
+        except BaseException:
+            file.close()
+            self.unlink(through)
+            raise
+        return file
+
     def unlink(self, name: str) -> None:
         """Remove the name; an absent one is no error."""
         with contextlib.suppress(FileNotFoundError):

@@ -201,17 +201,7 @@ class ManifestFile:
             directory.keys, MAGIC_MANIFEST, 0, external=external, salt=os.urandom(16)
         )
         content = header.encode() + _record(Edit.of_version(version), 1, header.seed, cipher)
-        directory.unlink(MANIFEST_REWRITE)
-        file = directory.create(MANIFEST_REWRITE)
-        try:
-            file.pwrite(content, 0)
-            file.sync()
-            directory.rename(MANIFEST_REWRITE, MANIFEST)
-            directory.sync()
-        except BaseException:
-            file.close()
-            directory.unlink(MANIFEST_REWRITE)
-            raise
+        file = directory.replace(MANIFEST, MANIFEST_REWRITE, content)
         made = Replay(version, header, len(content), 1, 0)
         return ManifestFile(directory, file, made, cipher)
 
