@@ -35,6 +35,15 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+def put_each(put: Callable[[bytes, bytes], object], keys: list[bytes], values: list[bytes]) -> None:
+    for key, value in zip(keys, cycle(values), strict=False):
+        put(key, value)
+
+
+def found_of(get: Callable[[bytes], object], keys: list[bytes]) -> int:
+    return sum(1 for key in keys if get(key) is not None)
+
+
 class Meles:
     """Ours, with worker processes and default options but for `sync`, as the peers' defaults."""
 
@@ -51,9 +60,7 @@ class Meles:
             time.sleep(0.01)
 
     def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
-        put = self.db.set
-        for key, value in zip(keys, cycle(values), strict=False):
-            put(key, value)
+        put_each(self.db.set, keys, values)
 
     def txn_all(self, keys: list[bytes], values: list[bytes]) -> None:
         update = self.db.update
@@ -64,13 +71,10 @@ class Meles:
     def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.db.write_batch() as batch:
-                put = batch.set
-                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
-                    put(key, value)
+                put_each(batch.set, keys[start : start + BATCH], values)
 
     def get_all(self, keys: list[bytes]) -> int:
-        get = self.db.get
-        return sum(1 for key in keys if get(key) is not None)
+        return found_of(self.db.get, keys)
 
     def scan(self) -> int:
         return sum(1 for _ in self.db.items())
@@ -95,20 +99,15 @@ class Plyvel:
         self.db: Any = plyvel.DB(str(path), create_if_missing=True)
 
     def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
-        put = self.db.put
-        for key, value in zip(keys, cycle(values), strict=False):
-            put(key, value)
+        put_each(self.db.put, keys, values)
 
     def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.db.write_batch() as batch:
-                put = batch.put
-                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
-                    put(key, value)
+                put_each(batch.put, keys[start : start + BATCH], values)
 
     def get_all(self, keys: list[bytes]) -> int:
-        get = self.db.get
-        return sum(1 for key in keys if get(key) is not None)
+        return found_of(self.db.get, keys)
 
     def scan(self) -> int:
         return sum(1 for _ in self.db)
@@ -133,21 +132,16 @@ class RocksDict:
         self.db: Any = rocksdict.Rdict(str(path), options)
 
     def set_all(self, keys: list[bytes], values: list[bytes]) -> None:
-        put = self.db.put
-        for key, value in zip(keys, cycle(values), strict=False):
-            put(key, value)
+        put_each(self.db.put, keys, values)
 
     def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             batch = self.module.WriteBatch(raw_mode=True)
-            put = batch.put
-            for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
-                put(key, value)
+            put_each(batch.put, keys[start : start + BATCH], values)
             self.db.write(batch)
 
     def get_all(self, keys: list[bytes]) -> int:
-        get = self.db.get
-        return sum(1 for key in keys if get(key) is not None)
+        return found_of(self.db.get, keys)
 
     def scan(self) -> int:
         return sum(1 for _ in self.db.items())
@@ -183,14 +177,11 @@ class Lmdb:
     def batch_all(self, keys: list[bytes], values: list[bytes]) -> None:
         for start in range(0, len(keys), BATCH):
             with self.env.begin(write=True) as txn:
-                put = txn.put
-                for key, value in zip(keys[start : start + BATCH], cycle(values), strict=False):
-                    put(key, value)
+                put_each(txn.put, keys[start : start + BATCH], values)
 
     def get_all(self, keys: list[bytes]) -> int:
         with self.env.begin() as txn:
-            get = txn.get
-            return sum(1 for key in keys if get(key) is not None)
+            return found_of(txn.get, keys)
 
     def scan(self) -> int:
         with self.env.begin() as txn:
