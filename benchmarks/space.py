@@ -23,7 +23,7 @@ import latency
 import meles
 import psutil
 from engines import Meles, RocksDict
-from report import MIB, Report, bytes_in, home, wait_for
+from report import MIB, Report, bytes_in, home, percentiles, wait_for
 
 VALUE_BYTES = ingest.VALUE_BYTES
 
@@ -83,9 +83,13 @@ def long_ingest(report: Report, gigabytes: float) -> None:
     for mode in ("process", "thread"):
         with home() as path:
             engine = Meles(path, workers=mode, **ingest.shape(gigabytes))
-            found[mode] = [_ingest(report, engine.db, path, entries, alive, mode)]
+            found[mode] = _ingest(report, engine.db, path, entries, alive, mode)
             engine.close()
-    latency.judge(report, "ingest at full speed: p99.9 of set, process to thread", found)
+    process, thread = (percentiles(found[mode])["p99.9"] for mode in ("process", "thread"))
+    report.say(  # judged at a fixed rate (`latency`): here a wait of 5 ms is one set in 5,000
+        f"ingest at full speed: p99.9 of set {process:.0f} us with processes, "
+        f"{thread:.0f} us with threads"
+    )
     with home() as path:
         _rocks_ingest(path, entries, alive)
 

@@ -56,10 +56,11 @@ def open_output(store: Store, file: NewFile) -> Table:
 
 
 def _open_checked(store: Store, file: NewFile) -> Table:
-    table = store.open_table(file.id, file.crc)
+    table = store.open_table(file.id, file.crc, give_way)
     try:
         if table.meta.size != file.size or table.file_crc() != file.crc:
             raise _refuse(table, "file is not what the worker reported")
+        give_way()
         entries, last_key = table.extent()  # that keys ascend was checked
         if last_key != table.meta.max_key:
             raise _refuse(table, "blocks and properties end at different keys")
@@ -68,7 +69,7 @@ def _open_checked(store: Store, file: NewFile) -> Table:
     except BaseException:
         table.close()
         raise
-    give_way(store.options.workers)
+    give_way()
     return table
 
 

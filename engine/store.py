@@ -24,6 +24,7 @@ from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
+from meles.engine.giving_way import give_way
 from meles.engine.jobs import NewFile
 from meles.engine.log.sealed import new_log
 from meles.engine.log.writer import LogWriter
@@ -36,7 +37,7 @@ from meles.engine.read_view import ReadView
 from meles.engine.run_job import JobDirs
 from meles.engine.table.cache import NO_BLOCKS, BlockCache, CacheStats
 from meles.engine.table.index_cache import NO_INDEXES, IndexCache, IndexCacheStats
-from meles.engine.table.reader import Table
+from meles.engine.table.reader import Table, go_on
 from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.sealed import new_value_log
 from meles.engine.vlog.value_log import ValueLogView, ValueSource
@@ -113,10 +114,10 @@ class Store:
             ordered=all(m.ordered for m in sealed) and all(t.ordered for _, t in version.walk()),
         )
 
-    def open_table(self, table_id: int, crc: int) -> Table:
+    def open_table(self, table_id: int, crc: int, pause: Callable[[], None] = go_on) -> Table:
         return Table(
             self.dirs.tables, table_id, crc=crc, cache=self.cache, indexes=self.indexes,
-            pages=self.pages,
+            pages=self.pages, pause=pause,
         )  # fmt: skip
 
     def open_values(self, meta: VlogMeta) -> ValueLogFile:
@@ -145,6 +146,7 @@ class Store:
             if self._manifest is None:
                 raise InvariantError("an edit on a read-only store")
             after = edit.apply(self.version)
+            give_way()
             self._manifest.append(edit, after)
             with self._lock:
                 self.version = after
@@ -183,7 +185,7 @@ class Store:
     # -- logs and memtables ----------------------------------------------------------------------
 
     def _create_log_locked(self) -> LogWriter:
-        log = new_log(self.dirs.tables, self._next_mem)
+        log = new_log(self.dirs.tables, self._next_mem, self.options.memtable_size)
         try:
             self.dirs.tables.sync()
         except BaseException:
@@ -238,6 +240,8 @@ class Store:
         with self._spare_lock:
             if self._spare_log is None:
                 self._spare_log = self._create_log_locked()
+        give_way()
+        with self._spare_lock:
             if values and self._spare_values is None:
                 self._spare_values = self._create_values_locked()
 

@@ -107,8 +107,10 @@ class Compacting:
             return
         pool = self._scheduler.pool
         while (free := pool.free("compactor")) > 0:
+            give_way()
             plan = self._pick(free)
             self._found_none = plan is None
+            give_way()
             if plan is None:
                 self._forget_what_is_not_due()
                 self._look_again()
@@ -267,7 +269,7 @@ class Compacting:
         remove += [(plan.to_level, table.id) for table in plan.bottom]
         add: list[tuple[int, TableMeta]] = [(plan.to_level, table.meta) for table in opened]
         self._store.install_tables(add, remove, opened, max_ts=self._oracle.published)
-        give_way(self._options.workers)
+        give_way()
         self._runs.remove(run)
         self._in_flight.release(plan)
         self._forget_failures_of(plan)

@@ -77,7 +77,7 @@ class Flushing:
         self._writer.seal_full_values(self._store.install_sealed_values)
         if self.spares and self._writer.refusal is None:
             self._store.prepare_spares(values=self._writer.sink.current is not None)
-            give_way(self._options.workers)
+            give_way()
         if self._current is not None or self._held() or self._writer.failure is not None:
             return
         sealed = self._store.view.sealed
@@ -132,10 +132,10 @@ class Flushing:
         assert isinstance(job, FlushJob)  # noqa: S101 - narrowed by _memtable_of
         tables = open_flushed(self._store, job, result, memtable)
         durable = self._writer.sync_values()
-        give_way(self._options.workers)
+        give_way()
         synced = [] if durable is None else [self._store.synced_values(*durable)]
         self._store.install_flush(memtable, tables, synced)
-        give_way(self._options.workers)
+        give_way()
         self._writer.release_log(memtable.id)
         self.counters.flushes += 1
         self.counters.written_bytes += sum(table.meta.size for table in tables)

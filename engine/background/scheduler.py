@@ -168,7 +168,7 @@ class Scheduler:
                 begun = self._started
             for work in self._works:
                 self._guarded(work.start_due)
-                give_way("inline" if self._inline else "")
+                give_way()
             with self._idle_changed:
                 idle = self.stopped() or all(work.is_idle() for work in self._works)
                 self._idle = idle and not self._running
@@ -181,7 +181,7 @@ class Scheduler:
             running = self._running.pop(job_id, None)
             if running is not None:
                 self._guarded(lambda: self._take(job_id, running, result))
-        give_way("inline" if self._inline else "")
+        give_way()
         self.run()
 
     def _take(self, job_id: int, running: _Running, result: JobResult) -> None:

@@ -93,6 +93,15 @@ def private_memory(length: int) -> mmap.mmap:
     return memory
 
 
+def expect_no_reading(mapping: mmap.mmap) -> None:
+    """A mapping that is written from front to back: each first touch brings in one page.
+
+    Else the kernel reads ahead, and a store waits until megabytes of empty pages were cleared.
+    """
+    with contextlib.suppress(OSError):
+        mapping.madvise(mmap.MADV_RANDOM)
+
+
 def forget_pages(mapping: mmap.mmap, start: int, stop: int) -> None:
     """Take the pages of a file's mapping with a byte in [start, stop) out of resident memory.
 

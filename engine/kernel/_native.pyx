@@ -82,6 +82,9 @@ cdef inline uint64_t xxh64(const uint8_t* at, size_t size) noexcept nogil:
     return _xxh64(at, size)
 
 
+include "handover.pxi"
+
+
 def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=False):
     """CRC-32C of the bytes, chained from `start`, without the GIL.
 
@@ -90,6 +93,7 @@ def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=
     cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
     cdef size_t size = data.shape[0]
     with nogil:                                  # the buffer is held
+        handover_given_back()
         if by_table:
             start = ~crc_by_table(at, size, ~start)
         else:

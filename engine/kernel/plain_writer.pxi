@@ -203,7 +203,7 @@ cdef class PlainWriter:
                 ts = self._publish(1, key_size + value_size)
         finally:
             self.lock.give_up()
-        return ts
+        return handed_over(ts)
 
     cdef inline bint _may_append(self, int64_t snapshot) noexcept:
         """Asked under the lock: whether what was true before it still is."""
@@ -242,7 +242,7 @@ cdef class PlainWriter:
                     ts = 0
         finally:
             self.lock.give_up()
-        return ts
+        return handed_over(ts)
 
     cdef uint64_t _commit_large(self, dict values, int64_t snapshot) except? 0:
         """As `commit`, by way of the value log. `values` are nobody else's."""
@@ -282,7 +282,7 @@ cdef class PlainWriter:
                     ts = 0
         finally:
             self.lock.give_up()
-        return ts
+        return handed_over(ts)
 
     cdef inline uint64_t _publish(self, Py_ssize_t count, Py_ssize_t size) noexcept:
         cdef uint64_t ts = self.published.ts + 1
@@ -323,4 +323,4 @@ cdef class PlainWriter:
                 ts = self._publish(len(values), size)
         finally:
             self.lock.give_up()
-        return ts
+        return handed_over(ts)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hmac
 import mmap
-from typing import Final
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, FileHeader, decode_header
@@ -26,12 +25,10 @@ from meles.engine.log.frame import BODY, BODY_BYTES, KIND_END, PREFIX, PREFIX_BY
 from meles.engine.log.reader import places_behind
 from meles.engine.log.writer import LogWriter
 
-_LARGEST_STEP: Final = 16 * 1024 * 1024  # growing copies the plain log
 
-
-def new_log(directory: Directory, mem_id: int) -> LogWriter:
-    """A log as the directory's keys want it."""
-    return (SealedLogWriter if seals(directory.keys) else LogWriter)(directory, mem_id)
+def new_log(directory: Directory, mem_id: int, expected: int = 0) -> LogWriter:
+    """A log as the directory's keys want it, `expected` bytes long when it is full."""
+    return (SealedLogWriter if seals(directory.keys) else LogWriter)(directory, mem_id, expected)
 
 
 class SealedLogWriter(LogWriter):
@@ -40,7 +37,6 @@ class SealedLogWriter(LogWriter):
     __slots__ = ("_cipher", "_published", "_stored")
 
     gap = TAG_BYTES
-    largest_step = _LARGEST_STEP
 
     def _header(self, directory: Directory, mem_id: int) -> FileHeader:
         header, cipher = new_header(directory.keys, MAGIC_WAL, mem_id)

@@ -18,12 +18,13 @@ from typing import Final
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, FileHeader
-from meles.engine.fs.files import Directory, File
+from meles.engine.fs.files import Directory, File, expect_no_reading
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.log.frame import BODY, KIND_END, PREFIX, PREFIX_BYTES, aligned
 
-_FIRST_STEP: Final = 64 * 1024
-_LARGEST_STEP: Final = 4 * 1024 * 1024
+_LEAST_STEP: Final = 64 * 1024
+_LARGEST_FIRST_STEP: Final = 4 * 1024 * 1024 + _LEAST_STEP
+_LARGEST_STEP: Final = 16 * 1024 * 1024  # a committing thread waits for each: 0.3 ms
 _ZEROS: Final = bytes(64 * 1024)
 
 
@@ -34,14 +35,15 @@ class LogWriter:
     end meanwhile: a method call per commit would cost as much as the store.
     """
 
-    __slots__ = ("directory", "end", "file", "id", "map", "records", "room", "seed")
+    __slots__ = ("directory", "end", "expected", "file", "id", "map", "records", "room", "seed")
 
     gap = 0  # bytes kept free behind every frame
-    largest_step = _LARGEST_STEP
 
-    def __init__(self, directory: Directory, mem_id: int) -> None:
+    def __init__(self, directory: Directory, mem_id: int, expected: int = 0) -> None:
+        """`expected` bytes are what a full one has: steps are made to end there."""
         self.directory = directory
         self.id = mem_id
+        self.expected = expected + _LEAST_STEP if expected else 0  # the last frame goes beyond
         name = file_name(Kind.WAL, mem_id)
         header = self._header(directory, mem_id)
         self.file: File = directory.create(name)
@@ -50,7 +52,8 @@ class LogWriter:
             self.end = HEADER_BYTES
             self.records = 0
             self.room = 0  # bytes allocated and mapped
-            self.map: mmap.mmap = self._extended(_FIRST_STEP)
+            first = max(_LEAST_STEP, min(self.expected, _LARGEST_FIRST_STEP))
+            self.map: mmap.mmap = self._extended(first)
             self._begin(header)
         except BaseException:
             self.file.close()
@@ -65,7 +68,10 @@ class LogWriter:
 
     def _extended(self, wanted: int) -> mmap.mmap:
         """Allocate up to at least `wanted` bytes and map them all."""
-        room = max(wanted, self.room + min(self.largest_step, max(_FIRST_STEP, self.room)))
+        room = self.room + min(_LARGEST_STEP, max(_LEAST_STEP, self.room)) if self.room else 0
+        if self.room < self.expected < room:
+            room = self.expected
+        room = max(wanted, room)
         room = (room + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
         if not self.file.allocate(self.room, room - self.room):
             for offset in range(self.room, room, len(_ZEROS)):
@@ -75,7 +81,9 @@ class LogWriter:
         return mapping
 
     def _mapped(self, room: int) -> mmap.mmap:
-        return self.file.map(room, write=True)
+        mapping = self.file.map(room, write=True)
+        expect_no_reading(mapping)
+        return mapping
 
     def reserve(self, length: int) -> None:
         """Make room for a frame whose body has `length` bytes."""
@@ -93,13 +101,15 @@ class LogWriter:
         return start
 
     def seal(self, last_ts: int) -> None:
-        """Write the end record and give back what was allocated ahead.
+        """Write the end record and give back what was allocated ahead, unless the log is full: it
+        is gone once it is flushed, and a committing thread waits for this.
 
         Only this process maps an unsealed log, and nobody looks behind `end`: cutting is safe.
         """
         self.append_body(BODY.pack(last_ts, self.records, KIND_END, 0))
-        self.file.truncate(self.end)
-        self.room = self.end
+        if not self.expected or self.room - self.end > _LEAST_STEP:
+            self.file.truncate(self.end)
+            self.room = self.end
 
     def sync(self) -> None:
         """Everything appended is on the medium when this returns."""

@@ -58,6 +58,10 @@ def _crc_of(view: memoryview, crc: int) -> int:
     return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 
+def go_on() -> None:
+    """A pause that is none."""
+
+
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
     return CorruptionError(what, path=path, offset=offset, kind="table block")
 
@@ -75,11 +79,12 @@ class Table:
         indexes: IndexCache | None = None,
         pages: Pages | None = None,
         once: bool = False,
+        pause: Callable[[], None] = go_on,
     ) -> None:
         """Map the file and check its frame. `crc` is the whole file's, 0 = not known.
 
         `pages` bounds what of it is resident, whoever reads it. `once`: it is read from one end to
-        the other, and what was passed need not stay resident.
+        the other, and what was passed need not stay resident. `pause` is called between two steps.
         """
         name = file_name(Kind.TABLE, table_id)
         self.id = table_id
@@ -92,7 +97,9 @@ class Table:
                 raise
             raise self._damaged("file is empty", 0, "table header") from error
         try:
-            self._open(crc)
+            pause()
+            self._open(crc, pause)
+            pause()
         except BaseException:
             self._map.close()
             raise
@@ -103,7 +110,7 @@ class Table:
         self._cache = cache
         self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
 
-    def _open(self, crc: int) -> None:
+    def _open(self, crc: int, pause: Callable[[], None]) -> None:
         size = len(self._map)
         header = decode_header(self._map[:HEADER_BYTES], MAGIC_TABLE, self.path)
         if header.file_id != self.id:
@@ -115,8 +122,10 @@ class Table:
         footer = self._map[size - FOOTER_BYTES :]
         self._footer = decode_footer(footer, self._seed, self.id, size, self.path)
         section = self._footer.properties
+        properties = self._section(section, "table properties", What.PROPERTIES)
+        pause()
         self.meta = decode_properties(
-            self._section(section, "table properties", What.PROPERTIES),
+            properties,
             size=size,
             crc=crc,
             offset=section.offset,

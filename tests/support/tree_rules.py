@@ -127,7 +127,7 @@ LAYERS = (
     Layer(
         "workers.parent",
         (*WORDS, "workers.wire", "engine.options", "engine.jobs", "engine.worker_info",
-         "engine.reports"),
+         "engine.reports", "engine.giving_way"),
         "policy and processes: it does no engine work",
     ),
     Layer(

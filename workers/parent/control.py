@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from meles.engine.giving_way import give_way, in_background
 from meles.workers.parent.protocol import OnError
 
 READ: Final = selectors.EVENT_READ
@@ -118,6 +119,7 @@ class ControlLoop:
             self._selector.unregister(fd)
 
     def _run(self) -> None:
+        in_background()
         rounds_left = _LAST_ROUNDS
         while True:
             with self._lock:
@@ -156,6 +158,7 @@ class ControlLoop:
 
     def guard(self, fn: Callable[[], None]) -> None:
         """Call `fn`; what it raises goes to `on_error`."""
+        give_way()
         try:
             fn()
         except Exception as error:  # noqa: BLE001 - the loop must outlive any callback

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from meles.engine.errors import Error
+from meles.engine.giving_way import give_way
 from meles.workers.parent.control import READ, WRITE, ControlLoop
 from meles.workers.parent.handle import ALIVE, EXPECTED, Phase, Task, Worker
 from meles.workers.parent.log_pipe import logger_of
@@ -140,6 +141,7 @@ class Crew:
                 self._condemn(worker, "")
                 return
             for message in messages:
+                give_way()
                 self._hear(worker, message)
         except ProtocolError as error:
             self._condemn(worker, f"broke the protocol: {error.message}")

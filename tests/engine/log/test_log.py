@@ -117,6 +117,45 @@ def test_a_log_is_named_allocated_and_grows(directory: Directory) -> None:
     log.close()
 
 
+def test_a_log_that_is_to_be_full_grows_in_few_steps_and_is_not_cut(directory: Directory) -> None:
+    expected = 1 << 20
+    log = LogWriter(directory, 1, expected)
+    first = log.map
+    assert log.room == expected + (64 << 10)  # the last frame begins before the end
+    txns: Txns = [[(b"%d" % n, bytes(100_000), 0, 0)] for n in range(11)]
+    write(log, txns)
+    assert log.map is first
+    assert log.end > expected
+    log.seal(len(txns))
+    log.close()
+    data = directory.read("00001.mem")
+    assert len(data) == log.room > log.end
+    found = read(data)
+    assert (found.txns, found.error) == (txns, None)
+    assert found.tail is not None
+    assert (found.tail.sealed, found.tail.end, found.tail.cut) == (True, log.end, 0)
+
+
+def test_a_log_that_was_to_be_larger_is_cut(directory: Directory) -> None:
+    log = LogWriter(directory, 1, 64 << 20)
+    assert log.room == (4 << 20) + (64 << 10)
+    write(log, [[(b"k", b"v", 0, 0)]])
+    log.seal(1)
+    log.close()
+    assert directory.size_of("00001.mem") == log.end
+
+
+def test_a_large_log_ends_its_steps_where_it_is_expected_to(directory: Directory) -> None:
+    expected = 9 << 20
+    log = LogWriter(directory, 1, expected)
+    rooms = [log.room]
+    for ts in range(1, 10):
+        log.append_body(body_of(ts, [(b"k", bytes(1_000_000), 0, 0)]))
+        rooms += [log.room] * (log.room != rooms[-1])
+    log.close()
+    assert rooms == [(4 << 20) + (64 << 10), (8 << 20) + (128 << 10), expected + (64 << 10)]
+
+
 def test_a_log_on_a_file_system_that_cannot_allocate(
     directory: Directory, fault_disk: FaultDisk
 ) -> None:
