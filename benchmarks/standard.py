@@ -3,6 +3,7 @@
     python benchmarks/standard.py [points] [compaction] [ingest] [latency] [startup] [curves]
     python benchmarks/standard.py --quick          # all parts, small: does it work?
     python benchmarks/standard.py --scaling        # 10 k to 10 M entries, not in the standard set
+    python benchmarks/standard.py --large          # 2 M x 1 KiB, not in the standard set
 
 Runs in: one process and the workers it supervises; engines take turns in the same run, so that a
 noisy machine is noisy for all of them. Figures are medians over the rounds.
@@ -28,13 +29,21 @@ from report import Report
 
 ROUNDS = 5
 FULL = ((300_000, 100, 0), (300_000, 1024, 0), (2_000_000, 100, 200_000))
+LARGE = ((2_000_000, 1024, 200_000),)
 QUICK = ((20_000, 100, 0), (5_000, 1024, 0), (50_000, 100, 10_000))
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
 
+Sizes = tuple[tuple[int, int, int], ...]
+
+
 def _points(report: Report, quick: bool, rounds: int) -> None:
+    _points_at(report, QUICK if quick else FULL, rounds)
+
+
+def _points_at(report: Report, sizes: Sizes, rounds: int) -> None:
     rates = {}
-    for entries, value_bytes, sample in QUICK if quick else FULL:
+    for entries, value_bytes, sample in sizes:
         load = points.Load(entries, value_bytes, rounds, _engines(entries), sample)
         rates[load.title] = points.measure(load, report)
     report.keep("points", rates)
@@ -55,7 +64,7 @@ def _ingest(report: Report, quick: bool, rounds: int) -> None:
 
 
 def _latency(report: Report, quick: bool, rounds: int) -> None:
-    latency.latency(report, rounds, 1.0 if quick else 4.0)
+    latency.latency(report, rounds, 1.0 if quick else 5.0)
 
 
 def _startup(report: Report, quick: bool, rounds: int) -> None:
@@ -87,6 +96,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help=f"of each part, default {ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="small sizes, two rounds")
     parser.add_argument("--scaling", action="store_true", help="10 k to 10 M entries instead")
+    parser.add_argument("--large", action="store_true", help="2 M entries of 1 KiB instead")
     args = parser.parse_args()
     rounds = args.rounds or (2 if args.quick else ROUNDS)
     report = Report()
@@ -95,7 +105,9 @@ def main() -> int:
     if args.scaling:
         sizes = (1_000, 10_000, 100_000) if args.quick else SIZES
         curves.scaling(report, sizes, [n for n in installed() if n != "sqlite3"])
-    for name in () if args.scaling else args.parts or PARTS:
+    if args.large:
+        _points_at(report, LARGE, rounds)
+    for name in () if args.scaling or args.large else args.parts or PARTS:
         report.say(f"-- {name}, after {time.monotonic() - began:.0f} s")
         PARTS[name](report, args.quick, rounds)
     report.say(f"-- plots, after {time.monotonic() - began:.0f} s")
