@@ -3,7 +3,8 @@
 Runs in: supervisor.
 Invariants: (1) nothing is changed but that an empty directory gets a registry; (2) whatever does
 not fit is refused before any other file is read: a wrong key, none where one is needed, a key for
-what is not encrypted, a registry that is missing.
+what is not encrypted, a registry that is missing; (3) before a key is used, core dumps of this
+process are told to leave memory out.
 Fails with: `EncryptionKeyError`, `CorruptionError`, `ConfigError` (the library is not installed),
 `OSError`.
 """
@@ -15,6 +16,7 @@ from meles.engine.crypt.file_cipher import aead
 from meles.engine.crypt.keys import KEY_BYTES, DataKey, KeyRing
 from meles.engine.crypt.registry import OwnedKeys, read_registry, unix_seconds, write_registry
 from meles.engine.errors import CorruptionError, EncryptionKeyError
+from meles.engine.fs.core_dumps import leave_memory_out_of_core_dumps
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import MANIFEST, parse_name
 from meles.engine.run_job import JobDirs
@@ -27,6 +29,7 @@ def open_directory_keys(
     tables = dirs.tables
     if master is not None:
         aead(bytes(KEY_BYTES))  # refuses here, with nothing touched, when the library is missing
+        leave_memory_out_of_core_dumps()
     ring = read_registry(tables, master)
     if ring is None and master is not None:
         if not is_empty(tables):

@@ -15,6 +15,7 @@ from meles.engine.crypt.file_cipher import aead
 from meles.engine.crypt.keys import KEY_BYTES, KeyRing
 from meles.engine.crypt.registry import read_registry, with_fresh_key, write_registry
 from meles.engine.errors import ConfigError, DirectoryMissingError, EncryptionKeyError
+from meles.engine.fs.core_dumps import leave_memory_out_of_core_dumps
 from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import MANIFEST
@@ -34,6 +35,7 @@ def rotate_keys(
             hint="give one; to store what is new unencrypted, ask for that with plaintext=True",
         )
     aead(bytes(KEY_BYTES))  # refuses here, with nothing touched, when the library is missing
+    leave_memory_out_of_core_dumps()
     with open_to_lock(path) as directory:
         lock = DirectoryLock.acquire(directory, shared=False, wait=wait)
         try:
