@@ -9,6 +9,7 @@ from pathlib import Path
 from struct import Struct
 
 from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.columns import Columns
 from meles.engine.codec.header import (
     HEADER_BYTES,
     MAGIC_MANIFEST,
@@ -18,8 +19,11 @@ from meles.engine.codec.header import (
     decode_header,
 )
 from meles.engine.crypt.file_cipher import TAG_BYTES
+from meles.engine.fs.files import Directory
 from meles.engine.log.frame import PREFIX, PREFIX_BYTES, aligned
+from meles.engine.table.block import encode_columns
 from meles.engine.table.layout import BLOCK_HEAD, BLOCK_HEAD_BYTES, place_seed
+from meles.engine.table.reader import Table
 from meles.engine.vlog.layout import CHECKED_FROM, ENTRY, ENTRY_BYTES, POINTER, SEAL_BYTES
 
 _RECORD = Struct("<IIQ")
@@ -84,6 +88,37 @@ class SealedTable(Sealed):
         body = bytes(self.data[offset + 8 : offset + BLOCK_HEAD_BYTES + length])
         crc = crc32c(body, place_seed(self.header.seed, offset, length))
         self.data[offset + 4 : offset + 8] = crc.to_bytes(4, "little")
+
+
+FORGED = b"forged"
+
+
+def forge_plain_blocks(directory: Directory, table_id: int) -> list[int]:
+    """In the place of each sealed block one that is not: whole, of the same keys, in the same
+    room, with a checksum that fits and another value. Whoever reads it in place answers with that.
+    Returns where they are.
+    """
+    with Table(directory, table_id) as table:
+        blocks = [table.load(number).columns() for number in range(len(table.index.offsets))]
+    file = SealedTable(Path(directory.path) / f"{table_id:06d}.sst")
+    for (offset, length), columns in zip(file.parts, blocks, strict=True):
+        payload = _with_another_value(columns)
+        size = len(payload)
+        assert size == length - BLOCK_HEAD_BYTES
+        file.put(offset, BLOCK_HEAD.pack(size, 0, size, 0, bytes(3)) + payload)
+    file.save()
+    return [offset for offset, _ in file.parts]
+
+
+def _with_another_value(columns: Columns) -> bytes:
+    """A payload as long as the sealed one: the tag's room goes to the first plain value."""
+    values = list(columns.values)
+    at = columns.metas.index(0)
+    values[at] = (FORGED * 100)[: len(values[at]) + TAG_BYTES]
+    return encode_columns(
+        columns.keys, columns.versions, columns.metas, columns.expiries, values,
+        multi=len(set(columns.keys)) < len(columns.keys),
+    )  # fmt: skip
 
 
 class SealedValues(Sealed):
