@@ -11,15 +11,26 @@ Fails with: `EncryptionKeyError`, `CorruptionError`, `ConfigError` (the library 
 
 from __future__ import annotations
 
-from meles.engine.codec.header import HEADER_BYTES, MAGIC_MANIFEST, decode_header
+from typing import Final
+
+from meles.engine.codec.header import (
+    HEADER_BYTES,
+    MAGIC_MANIFEST,
+    MAGIC_TABLE,
+    MAGIC_VLOG,
+    MAGIC_WAL,
+    decode_header,
+)
 from meles.engine.crypt.file_cipher import aead
 from meles.engine.crypt.keys import KEY_BYTES, DataKey, KeyRing
 from meles.engine.crypt.registry import OwnedKeys, read_registry, unix_seconds, write_registry
 from meles.engine.errors import CorruptionError, EncryptionKeyError
 from meles.engine.fs.core_dumps import leave_memory_out_of_core_dumps
 from meles.engine.fs.files import Directory
-from meles.engine.fs.names import MANIFEST, parse_name
+from meles.engine.fs.names import MANIFEST, Kind, parse_name
 from meles.engine.run_job import JobDirs
+
+_MAGIC: Final = {Kind.TABLE: MAGIC_TABLE, Kind.VLOG: MAGIC_VLOG, Kind.WAL: MAGIC_WAL}
 
 
 def open_directory_keys(
@@ -61,12 +72,21 @@ def no_registry(tables: Directory) -> EncryptionKeyError:
 
 
 def sealed_by(tables: Directory) -> int:
-    """The id of the data key the MANIFEST is sealed with; 0: it is not, or cannot be read."""
-    if MANIFEST not in tables.names():
-        return 0
-    with tables.open(MANIFEST) as file:
-        head = file.pread(HEADER_BYTES, 0)
-    try:
-        return decode_header(head, MAGIC_MANIFEST, tables.join(MANIFEST)).key_id
-    except CorruptionError:
-        return 0
+    """The id of a data key that some file is sealed with; 0: none is, as far as can be read.
+
+    The MANIFEST alone would not do: it may be lost with the registry, or plain again.
+    """
+    for name in tables.names():
+        parsed = parse_name(name)
+        if parsed is None and name != MANIFEST:
+            continue
+        with tables.open(name) as file:
+            head = file.pread(HEADER_BYTES, 0)
+        try:
+            magic = MAGIC_MANIFEST if parsed is None else _MAGIC[parsed[0]]
+            key_id = decode_header(head, magic, tables.join(name)).key_id
+        except CorruptionError:
+            continue
+        if key_id:
+            return key_id
+    return 0

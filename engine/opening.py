@@ -20,13 +20,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from meles.engine import recovery
-from meles.engine.codec.compression import require
+from meles.engine.codec.compression import CODEC_IDS, require
 from meles.engine.crypt.registry import OwnedKeys
 from meles.engine.engine import Engine
-from meles.engine.errors import DirectoryMissingError, InvariantError
+from meles.engine.errors import DirectoryMissingError, FormatVersionError, InvariantError
 from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory, make_directory
-from meles.engine.fs.names import MANIFEST, REGISTRY
+from meles.engine.fs.names import MANIFEST, REGISTRY, Kind, file_name
 from meles.engine.fs.ownership import check_ownership
 from meles.engine.fs.pages import Pages
 from meles.engine.keys_of_directory import open_directory_keys
@@ -167,7 +167,13 @@ def open_manifest(opening: Opening) -> None:
 
 def check_codecs(opening: Opening) -> None:
     """Before anything is changed: a codec that is missing would stop every flush, or every read."""
-    codecs = {table.compression for _, table in opening.files.version.walk()}
+    codecs = set()
+    for _, table in opening.files.version.walk():
+        if table.compression not in CODEC_IDS:
+            path = opening.files.dirs.tables.join(file_name(Kind.TABLE, table.id))
+            name = repr(table.compression)[:40]
+            raise FormatVersionError(f"{path} has the codec {name}, which is not known here")
+        codecs.add(table.compression)
     if not opening.read_only:
         codecs.add(opening.options.compression)
     for codec in sorted(codecs):
