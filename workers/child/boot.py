@@ -33,18 +33,24 @@ MakeRun = Callable[[int, int, Setup], Run]
 
 def make_run(tables_fd: int, values_fd: int, setup: Setup) -> Run:
     """What runs real jobs."""
-    from meles.engine.crypt.keys import KeyRing
     from meles.engine.fs.files import Directory
     from meles.engine.run_job import JobDirs, run_job
 
     tables = Directory.from_fd(tables_fd, setup.tables)
     dirs = JobDirs(tables, Directory.from_fd(values_fd, setup.values))
 
-    def run(job: Job, context: JobContext, keys: bytes) -> JobResult:
+    def run(job: Job, context: JobContext, _keys: bytes) -> JobResult:
+        return run_job(job, dirs, context)
+
+    if not setup.encrypted:
+        return run
+    from meles.engine.crypt.keys import KeyRing
+
+    def run_sealed(job: Job, context: JobContext, keys: bytes) -> JobResult:
         dirs.tables.keys = dirs.values.keys = KeyRing.unpack(keys) if keys else None
         return run_job(job, dirs, context)
 
-    return run
+    return run_sealed
 
 
 def boot(role: str, parent: int, fds: Sequence[int], make: MakeRun) -> tuple[Pilot, Channel, Run]:

@@ -111,6 +111,8 @@ class Crew:
             dice = random.random()  # noqa: S311 - spreads restarts, no secret
             self._start_later(worker, worker.restarts.not_spawned(error, now, dice))
             return
+        if not worker.restarts.first_in_a_row:  # three interpreters that boot are felt by the host
+            child.give_way()
         worker.spawned(child, now)
         self._loop.watch(child.answers_fd, READ, partial(self._on_answers, worker, child.pid))
         self._loop.watch(child.log_fd, READ, partial(self._on_log, worker, child.pid))
@@ -152,6 +154,8 @@ class Crew:
             self._greet(worker, wanted)
         elif isinstance(wanted, Ready):
             worker.phase = Phase.IDLE
+            if worker.child is not None:
+                worker.child.give_way()
             worker.restarts.ready(self._clock())
             self._owner.on_idle(worker)
         elif isinstance(wanted, JobDone | JobFailed):

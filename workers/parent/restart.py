@@ -86,6 +86,11 @@ class Restarts:
         return self.boot_failures >= BOOT_TRIES
 
     @property
+    def first_in_a_row(self) -> bool:
+        """The next start replaces a worker that was well: it is awaited, and comes alone."""
+        return self.deaths == 1 and self.boot_failures == 0
+
+    @property
     def worrying(self) -> bool:
         return self.deaths >= WORRYING_DEATHS
 

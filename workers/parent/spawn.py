@@ -92,6 +92,7 @@ class ChildProcess:
             popen.pid
         )  # readable once it is dead; -1 where there is no such thing
         self.exit: int | None = None
+        self._gave_way = False
 
     def poll(self) -> int | None:
         """Reap if dead. The exit code, negative for a signal; None while it lives."""
@@ -110,6 +111,12 @@ class ChildProcess:
                 self._popen.send_signal(number)
         except ProcessLookupError:
             pass
+
+    def give_way(self) -> None:
+        """From now on the application's own work comes first."""
+        if not self._gave_way and self.poll() is None:
+            self._gave_way = True
+            _give_way(self.pid)
 
     def hang_up(self) -> None:
         """Close the job pipe: a worker that sees its end leaves at once."""
@@ -155,16 +162,19 @@ def _pipe(read_end: ExitStack, write_end: ExitStack) -> tuple[int, int]:
 
 
 def _give_way(pid: int) -> None:
-    """From its first instruction on: three interpreters that boot would be felt by the host."""
     with contextlib.suppress(ProcessLookupError):
         ours = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, pid, min(ours + _NICE, _NICEST))
+        # its group, which is all of its threads; of a process it would be the first one alone
+        os.setpriority(os.PRIO_PGRP, pid, min(ours + _NICE, _NICEST))
 
 
 def spawn(
     role: str, name: str, dirs: PoolDirs, command: Sequence[str] | None = None
 ) -> ChildProcess:
-    """Start a worker. `dirs` come from `reopen_directory`; `command` replaces Python's."""
+    """Start a worker. `dirs` come from `reopen_directory`; `command` replaces Python's.
+
+    It has the niceness of this process until it is told to `give_way`.
+    """
     with ExitStack() as theirs, ExitStack() as ours:
         jobs_read, jobs_write = _pipe(theirs, ours)
         answers_read, answers_write = _pipe(ours, theirs)
@@ -184,7 +194,6 @@ def spawn(
             cwd="/",
             env=child_environment(os.environ),
         )
-        _give_way(popen.pid)
         child = ChildProcess(popen, jobs_write, answers_read, log_read)
         ours.pop_all()
         return child

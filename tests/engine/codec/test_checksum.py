@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -51,3 +53,22 @@ def test_takes_views_and_mappings() -> None:
         with memoryview(mapping) as whole, whole[:9] as view:
             assert crc32c(view) == 0xE3069283
         assert crc32c(mapping) == crc32c(b"123456789" + bytes(4087))
+
+
+def test_comes_without_the_command_line_of_the_library() -> None:
+    """It would be a quarter of a worker's boot, for whose end others wait."""
+    text = (
+        "import sys, meles.engine.codec.checksum; "
+        "print({'argparse', 'crc32c', 'email', 'importlib.metadata'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], check=True, stdout=subprocess.PIPE)
+    assert done.stdout == b"set()\n"
+
+
+def test_leaves_the_library_as_it_is_for_others() -> None:
+    text = (
+        "from meles.engine.codec.checksum import crc32c as ours; from crc32c import crc32c; "
+        "print(crc32c(b'a', ours(b'b')))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], check=True, stdout=subprocess.PIPE)
+    assert int(done.stdout) == crc32c(b"ba")

@@ -35,6 +35,19 @@ def test_the_first_restart_is_immediate_and_then_gaps_double():
     assert dies_at_once(Restarts(), 100.0, 5) == [0.0, 0.2, 0.4, 0.8, 1.6]
 
 
+def test_only_who_follows_one_that_was_well_is_the_first_in_a_row():
+    never_booted, restarts = Restarts(), Restarts()
+    never_booted.died(0.0, MIDDLE)
+    assert not never_booted.first_in_a_row
+    assert not restarts.first_in_a_row
+    for expected in (True, False, False):
+        dies_at_once(restarts, 0.0, 1)
+        assert restarts.first_in_a_row == expected
+    restarts.ready(0.0)
+    restarts.died(HEALTHY_AFTER, MIDDLE)
+    assert restarts.first_in_a_row
+
+
 def test_gaps_end_at_thirty_seconds():
     assert dies_at_once(Restarts(), 0.0, 40)[-20:] == [LONGEST_GAP] * 20
 

@@ -2,7 +2,10 @@
 
 import fcntl
 import os
+import signal
+import sys
 
+import pytest
 from meles.workers.parent.spawn import (
     child_environment,
     high_fd,
@@ -71,3 +74,32 @@ def test_a_descriptor_is_moved_out_of_the_standard_streams():
     finally:
         os.dup2(saved, 0)
         os.close(saved)
+
+
+BOOT = """
+import os, sys
+print("boots at", os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+from meles.workers.child.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["first", "replacement"])
+def test_a_worker_gives_way_with_all_its_threads(process_pool, until, caplog, replaced):
+    """The first ones from the start; who replaces one that was well when it is ready."""
+    pool = process_pool(command=[sys.executable, "-P", "-c", BOOT])
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def ready(other=None):
+        (info,) = pool.infos()
+        return info.pid if info.state == "idle" and info.pid != other else None
+
+    pid = until(ready)
+    if replaced:
+        caplog.clear()
+        os.kill(pid, signal.SIGKILL)
+        pid = until(lambda first=pid: ready(first))
+        until(lambda: f"boots at {ours}\n" in caplog.text, "the replacement's own word")
+    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    assert len(threads) > 1
+    assert {os.getpriority(os.PRIO_PROCESS, each) for each in threads} == {min(ours + 5, 19)}
