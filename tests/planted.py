@@ -42,6 +42,11 @@ TORN = f"{IMAGES}::test_whenever_it_ends_what_was_acknowledged_is_there[0.3]"
 LIES = "tests/faults/test_lying_worker.py"
 DAMAGE = "tests/faults/test_damage.py"
 CALLS = "tests/faults/test_every_call.py"
+CRYPT = "tests/engine/crypt"
+SECRETS = "tests/security/test_encryption.py"
+KEYS = "tests/api/test_encryption.py"
+COPIES = f"{SECRETS}::test_copies_of_a_live_directory_opened_elsewhere"
+SEALED = "tests/engine/kernel/test_sealed_blocks.py"
 
 BUGS = (
     Bug("acknowledged before it is synced", "D2",
@@ -199,6 +204,94 @@ BUGS = (
     Bug("frames are not bounded", "S5",
         (("workers/wire/framing.py", "                if not 0 < length <= MAX_PAYLOAD:",
           "                if not 0 < length:"),), "tests/workers/wire/test_framing.py"),
+    Bug("a nonce without the place", "S10",
+        (("engine/crypt/file_cipher.py", "_NONCE.pack(place, serial)", "_NONCE.pack(0, serial)"),),
+        COPIES),
+    Bug("files have no salt of their own", "S10",
+        (("engine/crypt/keys.py", "FileHeader(magic, file_id, external, key_id, os.urandom(SALT_BYTES))",
+          "FileHeader(magic, file_id, external, key_id, bytes(SALT_BYTES))"),), COPIES),
+    Bug("a failed append's serial number is used again", "S10",
+        (("engine/vlog/sealed.py", "        self._serial += 1\n", "        self._serial = 1\n"),),
+        f"{SECRETS}::test_writes_that_fail_and_are_tried_again"),
+    Bug("random nonces are not", "S10",
+        (("engine/crypt/file_cipher.py", "nonce = os.urandom(NONCE_BYTES)",
+          "nonce = bytes(NONCE_BYTES)"),),
+        f"{CRYPT}/test_file_cipher.py::test_a_random_nonce_is_another_each_time"),
+    Bug("the tag of a block is not checked", "S9",
+        (("engine/table/reader.py",
+          "        except SealBroken as error:\n            raise self._damaged(",
+          "        except SealBroken as error:\n            if what is What.BLOCK:\n"
+          "                stream = self._cipher.seal(bytes(len(data) - 16), what, offset, about)\n"
+          "                return bytes(a ^ b for a, b in zip(data[:-16], stream))\n"
+          "            raise self._damaged("),), f"{SEALED}::test_damage_is_found"),
+    Bug("the authenticator of a log's end is not checked", "S9",
+        (("engine/log/sealed.py", "if hmac.compare_digest(mark, stored[BODY_BYTES:]):",
+          "if mark:"),),
+        "tests/engine/log/test_sealed.py::test_the_end_record_is_readable_and_cannot_be_another"),
+    Bug("associated data without the place", "S9",
+        (("engine/crypt/file_cipher.py", "self._bound[what] + _PLACE.pack(place)",
+          "self._bound[what]"),), f"{CRYPT}/test_format.py::test_a_seal_is_what_the_page_says"),
+    Bug("a block is not bound to its codec and length", "S9",
+        (("engine/table/block_maker.py", "about = SEALED_ABOUT.pack(len(raw), codec)",
+          'about = b""'),
+         ("engine/table/reader.py", "about = SEALED_ABOUT.pack(raw_len, codec)", 'about = b""')),
+        f"{SEALED}::test_a_block_is_bound_to_its_codec_and_length"),
+    Bug("a value is not bound to its address and version", "S9",
+        (("engine/vlog/sealed_entry.py", "What.VALUE, place, seeded, serial)",
+          'What.VALUE, place, b"", serial)'),),
+        "tests/engine/vlog/test_sealed_entry.py::test_it_opens_as_nothing_else"),
+    Bug("sealed tables are looked up in place", "S9",
+        (("engine/table/reader.py", "sealed=self._cipher is not None, pages", "sealed=False, pages"),),
+        f"{SECRETS}::test_a_plain_block_in_a_sealed_table_is_not_read"),
+    Bug("sealed tables are merged in place", "S9",
+        (("engine/table/in_place.py", "sealed=table._cipher is not None", "sealed=False"),),
+        f"{SEALED}::test_a_merge_takes_nothing_that_is_not_sealed"),
+    Bug("files without a seal pass", "S9",
+        (("engine/crypt/keys.py", "if ring is not None and ring.active and not ring.mixed:",
+          "if False:"),), f"{SECRETS}::test_a_header_that_says_it_is_not_encrypted"),
+    Bug("the registry is not sealed", "S9",
+        (("engine/crypt/registry.py",
+          "sealed = cipher.seal_again(ring.pack(), What.REGISTRY, mode)", "sealed = ring.pack()"),
+         ("engine/crypt/registry.py",
+          "KeyRing.unpack(cipher.open_again(sealed, What.REGISTRY, header.external))",
+          "KeyRing.unpack(sealed)")), f"{SECRETS}::test_canaries_are_in_no_file"),
+    Bug("the registry's authenticator is not checked", "S9",
+        (("engine/crypt/registry.py",
+          "return KeyRing.unpack(cipher.open_again(sealed, What.REGISTRY, header.external))",
+          'stream = cipher._aead.encrypt(sealed[:12], bytes(len(sealed) - 28), b"")\n'
+          "        return KeyRing.unpack(bytes(a ^ b for a, b in zip(sealed[12:-16], stream)))"),),
+        f"{CRYPT}/test_format.py"
+        "::test_no_byte_of_what_is_sealed_can_be_another_under_a_checksum_that_fits"),
+    Bug("another key is accepted", "S11",
+        (("engine/crypt/registry.py",
+          '        raise EncryptionKeyError(\n            f"{path}: this is not the key the directory '
+          'was made with"\n        ) from None', "        return KeyRing((), 0)"),),
+        f"{KEYS}::test_rotate_wants_the_old_key_and_a_closed_database"),
+    Bug("a registry is made beside files that have none", "S11",
+        (("engine/keys_of_directory.py", "        if not is_empty(tables):", "        if False:"),),
+        f"{KEYS}::test_a_missing_registry_is_named_and_nothing_is_made_in_its_place"),
+    Bug("rotating asks the MANIFEST alone whether there was a registry", "S11",
+        (("engine/keys_of_directory.py", "        if parsed is None and name != MANIFEST:",
+          "        if name != MANIFEST:"),),
+        "tests/api/test_refusals.py::test_a_registry_that_is_missing_beside_sealed_tables"),
+    Bug("core dumps hold the keys of the host", "S11",
+        (("engine/keys_of_directory.py", "        leave_memory_out_of_core_dumps()\n", ""),),
+        "tests/security/test_core_dumps.py"),
+    Bug("rotating drops the old data keys", "S12",
+        (("engine/crypt/registry.py",
+          "(*ring.keys.values(), DataKey.fresh(key_id, unix_seconds()))",
+          "(DataKey.fresh(key_id, unix_seconds()),)"),), f"{KEYS}::test_rotate_gives_another_key"),
+    Bug("a data key is used though it could not be written", "S12",
+        (("engine/crypt/registry.py",
+          '            log.warning("the data key is due, and KEYREGISTRY cannot be written: %s", error)\n'
+          "            return\n",
+          '            log.warning("the data key is due, and KEYREGISTRY cannot be written: %s", error)'
+          "\n"),),
+        f"{CRYPT}/test_registry.py::test_a_registry_that_cannot_be_written_leaves_the_key_in_use"),
+    Bug("a data key is never replaced", "S12",
+        (("engine/crypt/registry.py",
+          "if active and unix_seconds() - self.keys[active].created >= self._period:", "if False:"),),
+        f"{CRYPT}/test_registry.py::test_a_key_is_used_for_its_period"),
 )  # fmt: skip
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hmac
 import re
+import struct
 from pathlib import Path
 
 import meles.engine.crypt
 import pytest
-from meles.engine.codec.header import HEADER_BYTES
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from meles.engine.codec.checksum import crc32c
+from meles.engine.codec.header import (
+    HEADER_BYTES,
+    MAGIC_REGISTRY,
+    MAGIC_TABLE,
+    FileHeader,
+    decode_header,
+)
 from meles.engine.crypt import keys
-from meles.engine.crypt.file_cipher import NONCE_BYTES, TAG_BYTES, What, derive
+from meles.engine.crypt.file_cipher import NONCE_BYTES, TAG_BYTES, FileCipher, What, derive
 from meles.engine.crypt.keys import DataKey, KeyRing
 from meles.engine.crypt.registry import decode_registry
 from meles.engine.errors import CorruptionError, EncryptionKeyError
@@ -48,6 +58,35 @@ def test_no_byte_of_the_example_can_be_another() -> None:
             decode_registry(bytes(data), MASTER, "x")
         with pytest.raises(CorruptionError):
             decode_registry(EXAMPLE[:at], MASTER, "x")
+
+
+def test_no_byte_of_what_is_sealed_can_be_another_under_a_checksum_that_fits() -> None:
+    """What somebody does who can write to it: made `mixed`, it would take files without a seal."""
+    header = decode_header(EXAMPLE[:HEADER_BYTES], MAGIC_REGISTRY, "x")
+    for at in range(HEADER_BYTES + 8, len(EXAMPLE)):
+        sealed = bytearray(EXAMPLE[HEADER_BYTES + 8 :])
+        sealed[at - HEADER_BYTES - 8] ^= 1
+        prefix = struct.pack("<II", len(sealed), crc32c(sealed, header.seed ^ len(sealed)))
+        with pytest.raises(EncryptionKeyError):
+            decode_registry(EXAMPLE[:HEADER_BYTES] + prefix + sealed, MASTER, "x")
+
+
+def test_a_seal_is_what_the_page_says() -> None:
+    """Nonce and associated data, made here from the page's table."""
+    header = FileHeader(MAGIC_TABLE, 7, key_id=1, salt=b"s" * 16)
+    cipher = FileCipher(bytes(range(32)), header)
+    about = b"MELESSST" + (7).to_bytes(8, "little")
+    by_hand = AESGCM(derive(bytes(range(32)), header.salt, b"meles file " + about))
+    for what, place, serial, more in [(What.BLOCK, 64, 0, b"more"), (What.VALUE, 1 << 40, 3, b"")]:
+        bound = about + bytes([what]) + place.to_bytes(8, "little")
+        nonce = place.to_bytes(8, "little") + serial.to_bytes(4, "little")
+        sealed = cipher.seal(b"data", what, place, more, serial)
+        assert sealed == by_hand.encrypt(nonce, b"data", bound + more)
+        again = cipher.seal_again(b"data", what, place)
+        assert by_hand.decrypt(again[:12], again[12:], bound) == b"data"
+        end_key = derive(bytes(range(32)), header.salt, b"meles end " + about)
+        marked = cipher.mark(b"data", what, place)
+        assert marked == hmac.digest(end_key, bound + b"data", "sha256")[:16]
 
 
 def test_keys_are_derived_as_rfc_5869_says() -> None:

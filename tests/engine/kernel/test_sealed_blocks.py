@@ -20,6 +20,7 @@ from meles.engine.jobs import BuildOptions, CompactJob
 from meles.engine.table.block import Block
 from meles.engine.table.builder import TableBuilder
 from meles.engine.table.in_place import open_in_place
+from meles.engine.table.layout import BLOCK_HEAD
 from meles.engine.table.reader import Table
 from sealed_files import FORGED, SealedTable, forge_plain_blocks
 from twins import KERNELS, NATIVE, needs_native
@@ -148,6 +149,26 @@ def test_damage_is_found(sealed: Directory, columns: Columns, mended: bool) -> N
                 blocks.get(key, ASKED)
             assert caught.value.offset == offset
             del blocks
+
+
+@needs_native
+@pytest.mark.parametrize("change", [(4, 0), (0, 3), (-1, 0)])
+def test_a_block_is_bound_to_its_codec_and_length(
+    sealed: Directory, columns: Columns, change: tuple[int, int]
+) -> None:
+    path = Path(sealed.path) / "000001.sst"
+    file = SealedTable(path)
+    offset = file.parts[0][0]
+    stored, _, raw, codec, zero = BLOCK_HEAD.unpack_from(file.data, offset)
+    head = BLOCK_HEAD.pack(stored, 0, raw + change[0], codec + change[1], zero)
+    file.data[offset : offset + BLOCK_HEAD.size] = head
+    file.mend(offset)
+    file.save()
+    with NotedTable(sealed, 1) as table:
+        blocks = open_in_place(table, NATIVE)
+        with pytest.raises(CorruptionError, match="the seal is broken"):
+            blocks.get(columns.keys[0], ASKED)
+        del blocks
 
 
 def job(*inputs: tuple[int, ...]) -> CompactJob:
