@@ -5,7 +5,7 @@ Invariants: (1) an idle database holds little in logs: after `QUIET_SECONDS` wit
 memtable worth a table is flushed; (2) a value-log file still appended to is sealed when enough of
 its flushed part is garbage, so that GC can take it without waiting until it is full; (3) the other
 kinds of work are asked again once nobody writes: some of theirs waits for that; (4) the
-caches are watched on the same occasions.
+caches and the places of the directories are watched on the same occasions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.background.stillness import QUIET_SECONDS, Stillness
+from meles.engine.background.whereabouts import Whereabouts
 from meles.engine.errors import InvariantError
 from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
@@ -22,7 +23,8 @@ from meles.engine.table.cache_health import CacheHealth
 from meles.engine.vlog.liveness import live_bytes
 from meles.engine.writing.writer import Writer
 
-DOZE_SECONDS: Final = 30.0  # between two looks while nobody writes: beginning to is not announced
+# Between two looks while nobody writes: neither beginning to nor moving the directory is announced.
+DOZE_SECONDS: Final = 30.0
 WORTH_FLUSHING: Final = 1 << 20  # bytes of log, or of values only the memtable refers to
 WORTH_SEALING: Final = 4 << 20  # bytes of garbage in the open value-log file
 _GARBAGE_SHARE: Final = 0.5
@@ -40,6 +42,7 @@ class Idling:
         self._scheduler = scheduler
         self._stillness = stillness
         self._caches = CacheHealth(store.cache_picture, time.monotonic())
+        self._whereabouts = Whereabouts([store.dirs.tables, store.dirs.values])
         self._timer_set = False
         self._judged = (-1, False)
 
@@ -58,6 +61,7 @@ class Idling:
     def _tick(self) -> None:
         self._timer_set = False
         self._caches.look(time.monotonic())
+        self._whereabouts.look()
         self._scheduler.poke()
 
     def _held(self, log_bytes: int) -> int:
@@ -94,7 +98,7 @@ class Idling:
         raise self._no_job(job_id, job)
 
     def problems(self) -> list[str]:
-        return []
+        return self._whereabouts.problems
 
     def _no_job(self, job_id: int, *_: object) -> InvariantError:
         return InvariantError(f"job {job_id} was not submitted here")

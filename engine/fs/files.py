@@ -227,6 +227,16 @@ class Directory:
         """The name as a path, for messages only."""
         return f"{self.path}/{name}"
 
+    def is_at_its_path(self) -> bool:
+        """Whether its path still leads to it. Where that cannot be told, nothing speaks against."""
+        try:
+            there = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # no permission any more, say: no sign that it was moved
+            return True
+        return os.path.samestat(there, os.fstat(_open_fd(self.fd, self.path)))
+
     def create(self, name: str) -> File:
         """A new file, open for reading and writing. `FileExistsError` if the name is taken."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import meles
 import pytest
+from meles.engine.background import idling
 from story import OPTIONS, Story
 from waiting import wait_until
 
@@ -86,6 +87,52 @@ def test_a_directory_that_is_renamed_while_open(tmp_path, workers):
         with meles.open(home, **OPTIONS) as other:  # another directory, another database
             assert list(other.items()) == []
     story.judge(tmp_path / "moved")
+
+
+def away(where: Path) -> None:
+    where.rename(where.with_name("elsewhere"))
+
+
+def replaced(where: Path) -> None:
+    away(where)
+    where.mkdir(mode=0o700)
+
+
+def replaced_by_a_link(where: Path) -> None:
+    where.with_name("other").mkdir(mode=0o700)
+    away(where)
+    where.symlink_to(where.with_name("other"))
+
+
+def under_a_file(where: Path) -> None:
+    where.parent.rename(where.parent.with_name("up"))
+    where.parent.touch()
+
+
+@pytest.mark.parametrize("which", ["db", "values"])
+@pytest.mark.parametrize("move", [away, replaced, replaced_by_a_link, under_a_file])
+def test_a_directory_that_moves_is_noticed(tmp_path, monkeypatch, move, which):
+    """`health()` names its path, nothing is put there, and what is written is in the directory."""
+    monkeypatch.setattr(idling, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(idling, "DOZE_SECONDS", 0.05)
+    for name in ("db", "values"):
+        (tmp_path / f"home of {name}").mkdir()
+    homes = {name: tmp_path / f"home of {name}" / name for name in ("db", "values")}
+    where = homes[which]
+    options = {**OPTIONS, "workers": "process", "value_dir": homes["values"]}
+    with meles.open(homes["db"], **options) as db:
+        assert db.health().status == "ok"
+        move(where)
+        health = wait_until(lambda: (found := db.health()).status == "degraded" and found, 60)
+        assert [str(where) in reason for reason in health.reasons] == [True]
+        for number in range(100):
+            db[b"%d" % number] = bytes(2000)
+        db.flush(60)
+        if move is away:  # and back: it is where it belongs
+            where.with_name("elsewhere").rename(where)
+            wait_until(lambda: db.health().status == "ok", 60)
+    if move is replaced:
+        assert os.listdir(where) == []
 
 
 @pytest.mark.parametrize("workers", ["inline", "process"])

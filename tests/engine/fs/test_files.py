@@ -445,3 +445,27 @@ def test_a_file_whose_mode_cannot_be_set_is_not_left_behind(
     assert fails(lambda: directory.create("a")).errno == errno.EPERM
     assert directory.names() == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_directory_knows_whether_its_path_leads_to_it(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    with Directory(str(home)) as directory:
+        assert directory.is_at_its_path()
+        home.rename(tmp_path / "away")
+        assert not directory.is_at_its_path()
+        home.mkdir()
+        assert not directory.is_at_its_path()
+        home.rmdir()
+        home.touch()
+        assert not directory.is_at_its_path()
+        home.unlink()
+        home.symlink_to(tmp_path / "away")
+        assert directory.is_at_its_path()
+
+        def refuse(_path):
+            raise PermissionError(errno.EACCES, "no more")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", refuse)
+            assert directory.is_at_its_path()
