@@ -2,14 +2,16 @@
 
 Runs in: supervisor.
 Invariants: (1) a view never changes, the store replaces it by one assignment; (2) it keeps its
-files readable for as long as it lives; (3) an address it cannot resolve is damage, never an absent
-value.
+files readable for as long as it lives, and no longer: it is in no cycle of references, so files
+that are gone do not wait for the collector of those; (3) an address it cannot resolve is damage,
+never an absent value.
 Fails with: `CorruptionError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from meles.engine.codec.entry import POINTER_BYTES
@@ -91,14 +93,12 @@ class ValueLogView:
         self.compiled: Any = None  # the compiled twin of `read`
         if NATIVE is not None:
             found = [part for file in self.files.values() for part in file.compiled()]
-            self.compiled = NATIVE.ValueMap(found, self.read)
+            # not `self.read`: it would have this view, which has the map
+            self.compiled = NATIVE.ValueMap(found, partial(_read, path, self._fetch))
 
     def read(self, pointer: bytes, version: int | None = None) -> bytes:
         """The value at an encoded address, checked; `version` is checked too when given."""
-        fetch = self._fetch.get(pointer[:_ID_BYTES])
-        if fetch is None or len(pointer) != POINTER_BYTES:
-            raise self._unresolved(pointer)
-        return fetch(pointer, version)
+        return _read(self.path, self._fetch, pointer, version)
 
     def with_file(self, file: ValueSource) -> ValueLogView:
         """With `file` added or put in place of the one with its id."""
@@ -121,17 +121,23 @@ class ValueLogView:
         for file in self.files.values():
             file.close()
 
-    def _unresolved(self, pointer: bytes) -> CorruptionError:
-        if len(pointer) != POINTER_BYTES:
-            return CorruptionError(
-                f"a value's address has {len(pointer)} bytes",
-                path=self.path,
-                offset=0,
-                kind=KIND_VALUE,
-            )
-        logical = int.from_bytes(pointer[:_ID_BYTES], "little")
-        name = file_name(Kind.VLOG, logical) if logical else "value log"
-        return CorruptionError(
-            f"no file holds the values of logical value-log file {logical}",
-            path=f"{self.path}/{name}", offset=0, kind=KIND_FILE,
-        )  # fmt: skip
+
+def _read(
+    path: str, fetches: Mapping[bytes, Fetch], pointer: bytes, version: int | None = None
+) -> bytes:
+    fetch = fetches.get(pointer[:_ID_BYTES])
+    if fetch is None or len(pointer) != POINTER_BYTES:
+        raise _unresolved(path, pointer)
+    return fetch(pointer, version)
+
+
+def _unresolved(path: str, pointer: bytes) -> CorruptionError:
+    if len(pointer) != POINTER_BYTES:
+        what = f"a value's address has {len(pointer)} bytes"
+        return CorruptionError(what, path=path, offset=0, kind=KIND_VALUE)
+    logical = int.from_bytes(pointer[:_ID_BYTES], "little")
+    name = file_name(Kind.VLOG, logical) if logical else "value log"
+    return CorruptionError(
+        f"no file holds the values of logical value-log file {logical}",
+        path=f"{path}/{name}", offset=0, kind=KIND_FILE,
+    )  # fmt: skip

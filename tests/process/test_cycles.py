@@ -9,6 +9,8 @@ from pathlib import Path
 
 import meles
 import psutil
+import pytest
+from waiting import wait_until
 
 
 def held():
@@ -72,3 +74,41 @@ def test_readers_that_outlive_the_handle_keep_no_process(tmp_path):
     assert item.key == b"v000"
     del db, item, cursor
     assert held() == before
+
+
+def gone_and_held():
+    """Files that were removed and that this process still has open, or mapped."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    found = [line.split(maxsplit=5)[5] for line in maps if "/db/" in line]
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return [target for target in found if "/db/" in target and target.endswith(" (deleted)")]
+
+
+@pytest.mark.parametrize("workers", ["process", "thread", "inline"])
+def test_files_that_are_gone_do_not_wait_for_the_cyclic_collector(tmp_path, workers):
+    """It comes when it likes to, in some hosts never: nothing that has a file is in a cycle."""
+    use(tmp_path / "db", 0).close()  # with what imports leave
+    gc.collect()
+    gc.disable()
+    try:
+        with use(tmp_path / "db", 1, workers=workers) as db:
+            for number in range(2, 12):
+                with db.update() as txn:
+                    txn[b"last"] = txn.get(b"k007", b"")[:1]
+                for key in range(150):
+                    db.set(b"v%03d" % key, bytes([number]) * 8000)
+                with db.view() as txn:
+                    assert len(list(txn.items(b"v"))) == len(list(txn.keys(b"v", reverse=True)))
+                assert db.get_many([b"k001", b"v001"])[1] == bytes([number]) * 8000
+            db.flush(60)
+            db.flatten(timeout=60)
+            db.gc(0.1, timeout=60)
+            wait_until(lambda: gone_and_held() == [], 60, "removed files let go of")
+            stats = db.stats()
+            assert stats.value_log.gc_dropped_files + stats.value_log.gc_relocated_files
+    finally:
+        gc.enable()
