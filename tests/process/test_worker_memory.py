@@ -21,7 +21,8 @@ from waiting import wait_until
 CGROUPS = Path("/sys/fs/cgroup/memory")  # of version 1; version 2 names its files otherwise
 DEADLINE = 60.0
 TIMES = int(os.environ.get("MELES_STARVED", "50"))
-ROUNDS = 5  # of filling, for one death
+FILLS = 5  # between two jobs that are asked for
+ROUNDS = 10  # of that, at most, for one death
 KINDS = ("flusher", "compactor", "value_gc")
 OPTIONS = {
     "memtable_size": 4 << 20, "num_memtables": 2, "base_table_size": 256 << 10,
@@ -41,6 +42,8 @@ def db(tmp_path):
 def fill(db, number):
     for part in range(10):
         with db.write_batch() as batch:
+            for nth in range(10):  # stays: or files die whole, unread
+                batch.set(b"kept %d %d %d" % (number, part, nth), os.urandom(4000))
             for key in range(part * 40, part * 40 + 40):
                 batch.set(b"k%03d" % key, b"%d/%d " % (number, key) + os.urandom(900))
                 batch.set(b"v%03d" % key, b"%d/%d " % (number, key) + bytes(4000))
@@ -140,7 +143,7 @@ def small_group(pid):
     try:
         group.mkdir()
         (group / "cgroup.procs").write_text(str(pid))
-        (group / "memory.limit_in_bytes").write_text("192K")
+        (group / "memory.limit_in_bytes").write_text("128K")
     except OSError as error:
         with contextlib.suppress(OSError):
             group.rmdir()
@@ -153,21 +156,25 @@ def small_group(pid):
 
 
 def kill_for_memory(db, tally, kind, times):
-    reached = 0
-    for number in range(times):
+    reached = filled = 0
+    for _ in range(times):
         victim = wait_until(lambda: (w := worker(db, kind)).state == "idle" and w, DEADLINE)
         with small_group(victim.pid) as group:
-            for part in range(ROUNDS):
-                fill(db, ROUNDS * number + part)
-                db.flush(DEADLINE)
-            work(db, kind)
-            if psutil.pid_exists(victim.pid):  # its job was too small to be noticed
+            for _ in range(ROUNDS):  # a job may be too small to be noticed, or not needed
+                for _ in range(FILLS):
+                    filled += 1
+                    fill(db, filled)
+                    db.flush(DEADLINE)
+                work(db, kind)
+                if not psutil.pid_exists(victim.pid):
+                    break
+            if psutil.pid_exists(victim.pid):
                 os.kill(victim.pid, 9)
             killed = "oom_kill 0" not in (group / "memory.oom_control").read_text()
             wait_until(lambda: worker(db, kind).pid not in (None, victim.pid), DEADLINE)  # noqa: B023
         tally(f"{kind} killed for memory", 1, killed)
         reached += killed
-        expect_round(db, ROUNDS * number + ROUNDS - 1)
+        expect_round(db, filled)
     assert reached, "void: there was memory enough"
     assert db.health().status == "ok"
     assert db.close().clean
