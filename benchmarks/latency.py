@@ -30,8 +30,9 @@ PACED_BYTES = 1000  # of a value, so that at this pace there is enough to compac
 WINDOW = PACE  # sets
 FLAT_OUT_BYTES = 100
 LOOK_EVERY = 0.02  # seconds between two looks at the workers
-SMALL = {"memtable_size": "4MiB", "base_level_size": "8MiB"}  # more jobs than this machine can do
-MODES: dict[str, dict[str, Any]] = {  # would show the brake, not the workers
+# Still smaller ones make more jobs than two processors can do, and show the brake, not the workers.
+SMALL = {"memtable_size": "4MiB", "base_level_size": "8MiB"}
+MODES: dict[str, dict[str, Any]] = {
     "process": {**SMALL, "workers": "process"},
     "thread": {**SMALL, "workers": "thread"},
     "process, zstd": {**SMALL, "workers": "process", "compression": "zstd"},

@@ -28,13 +28,11 @@ from engines import installed
 from report import Report
 
 ROUNDS = 5
-FULL = ((300_000, 100, 0), (300_000, 1024, 0), (2_000_000, 100, 200_000))
-LARGE = ((2_000_000, 1024, 200_000),)
-QUICK = ((20_000, 100, 0), (5_000, 1024, 0), (50_000, 100, 10_000))
+Sizes = tuple[tuple[int, int, int], ...]  # entries, bytes of a value, sample (`points.Load`)
+FULL: Sizes = ((300_000, 100, 0), (300_000, 1024, 0), (2_000_000, 100, 200_000))
+LARGE: Sizes = ((2_000_000, 1024, 200_000),)
+QUICK: Sizes = ((20_000, 100, 0), (5_000, 1024, 0), (50_000, 100, 10_000))
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-
-
-Sizes = tuple[tuple[int, int, int], ...]
 
 
 def _points(report: Report, quick: bool, rounds: int) -> None:
