@@ -56,7 +56,7 @@ def open_output(store: Store, file: NewFile) -> Table:
 
 
 def _open_checked(store: Store, file: NewFile) -> Table:
-    table = store.open_table(file.id, file.crc, give_way)
+    table = store.open_table(file.id, file.crc)
     try:
         if table.meta.size != file.size or table.file_crc() != file.crc:
             raise _refuse(table, "file is not what the worker reported")

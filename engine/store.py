@@ -37,7 +37,7 @@ from meles.engine.read_view import ReadView
 from meles.engine.run_job import JobDirs
 from meles.engine.table.cache import NO_BLOCKS, BlockCache, CacheStats
 from meles.engine.table.index_cache import NO_INDEXES, IndexCache, IndexCacheStats
-from meles.engine.table.reader import Table, go_on
+from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.sealed import new_value_log
 from meles.engine.vlog.value_log import ValueLogView, ValueSource
@@ -114,10 +114,10 @@ class Store:
             ordered=all(m.ordered for m in sealed) and all(t.ordered for _, t in version.walk()),
         )
 
-    def open_table(self, table_id: int, crc: int, pause: Callable[[], None] = go_on) -> Table:
+    def open_table(self, table_id: int, crc: int) -> Table:
         return Table(
             self.dirs.tables, table_id, crc=crc, cache=self.cache, indexes=self.indexes,
-            pages=self.pages, pause=pause,
+            pages=self.pages,
         )  # fmt: skip
 
     def open_values(self, meta: VlogMeta) -> ValueLogFile:

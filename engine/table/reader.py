@@ -30,6 +30,7 @@ from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.fs.files import AROUND_BYTES, NO_MAPPING, Directory, forget_pages
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
+from meles.engine.giving_way import give_way
 from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
 from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
@@ -58,10 +59,6 @@ def _crc_of(view: memoryview, crc: int) -> int:
     return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 
-def go_on() -> None:
-    """A pause that is none."""
-
-
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
     return CorruptionError(what, path=path, offset=offset, kind="table block")
 
@@ -79,12 +76,11 @@ class Table:
         indexes: IndexCache | None = None,
         pages: Pages | None = None,
         once: bool = False,
-        pause: Callable[[], None] = go_on,
     ) -> None:
         """Map the file and check its frame. `crc` is the whole file's, 0 = not known.
 
         `pages` bounds what of it is resident, whoever reads it. `once`: it is read from one end to
-        the other, and what was passed need not stay resident. `pause` is called between two steps.
+        the other, and what was passed need not stay resident.
         """
         name = file_name(Kind.TABLE, table_id)
         self.id = table_id
@@ -97,9 +93,9 @@ class Table:
                 raise
             raise self._damaged("file is empty", 0, "table header") from error
         try:
-            pause()
-            self._open(crc, pause)
-            pause()
+            give_way()
+            self._open(crc)
+            give_way()
         except BaseException:
             self._map.close()
             raise
@@ -110,7 +106,7 @@ class Table:
         self._cache = cache
         self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
 
-    def _open(self, crc: int, pause: Callable[[], None]) -> None:
+    def _open(self, crc: int) -> None:
         size = len(self._map)
         header = decode_header(self._map[:HEADER_BYTES], MAGIC_TABLE, self.path)
         if header.file_id != self.id:
@@ -123,7 +119,7 @@ class Table:
         self._footer = decode_footer(footer, self._seed, self.id, size, self.path)
         section = self._footer.properties
         properties = self._section(section, "table properties", What.PROPERTIES)
-        pause()
+        give_way()
         self.meta = decode_properties(
             properties,
             size=size,

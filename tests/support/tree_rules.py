@@ -70,7 +70,7 @@ LAYERS = (
     Layer("engine.manifest", FILES, "one file format and the picture it describes"),
     Layer("engine.manifest.version", WORDS, "an immutable value"),
     Layer("engine.manifest.edit", (*WORDS, "engine.manifest.version"), "an immutable value"),
-    Layer("engine.table", RECORDS, "one file format"),
+    Layer("engine.table", (*RECORDS, "engine.giving_way"), "one file format"),
     Layer("engine.memtable", (*FILES, "engine.log"), "an index over one log"),
     Layer(
         "engine.memtable.flush",
