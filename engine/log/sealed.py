@@ -49,7 +49,7 @@ class SealedLogWriter(LogWriter):
         plain = private_memory(room)
         if self.room:
             plain[: self.room] = self.map[: self.room]
-        self._stored = self.file.map(room, write=True)
+        self._stored = super()._mapped(room)
         return plain
 
     def _begin(self, header: FileHeader) -> None:

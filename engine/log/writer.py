@@ -52,8 +52,7 @@ class LogWriter:
             self.end = HEADER_BYTES
             self.records = 0
             self.room = 0  # bytes allocated and mapped
-            first = max(_LEAST_STEP, min(self.expected, _LARGEST_FIRST_STEP))
-            self.map: mmap.mmap = self._extended(first)
+            self.map: mmap.mmap = self._extended(min(self.expected, _LARGEST_FIRST_STEP))
             self._begin(header)
         except BaseException:
             self.file.close()
@@ -68,7 +67,7 @@ class LogWriter:
 
     def _extended(self, wanted: int) -> mmap.mmap:
         """Allocate up to at least `wanted` bytes and map them all."""
-        room = self.room + min(_LARGEST_STEP, max(_LEAST_STEP, self.room)) if self.room else 0
+        room = self.room + min(_LARGEST_STEP, max(_LEAST_STEP, self.room))
         if self.room < self.expected < room:
             room = self.expected
         room = max(wanted, room)
