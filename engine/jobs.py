@@ -195,12 +195,13 @@ _FIELDS: Final[dict[Any, dict[str, Any]]] = {
 }
 
 
+_SCALARS: Final = frozenset({bytes, int, str, bool, float})
+
+
 def _conform(value: object, hint: Any, name: str) -> Any:
     """`value` as the annotated type, lists as tuples; no number here is negative. `ValueError`."""
-    if hint is bytes and type(value) is bytes:  # most of what there is; the rest of this is slow
-        return value
-    if hint is int and type(value) is int and 0 <= value < _NUMBERS:
-        return value
+    if hint in _SCALARS:  # most of what there is; the looks at other hints are slow
+        return _scalar(value, hint, name)
     if (fields := _FIELDS.get(hint)) is not None:
         if not isinstance(value, dict) or set(value) != set(fields):
             raise ValueError(f"{name} has the wrong fields")
@@ -218,6 +219,10 @@ def _conform(value: object, hint: Any, name: str) -> Any:
         if value is None:
             return None
         hint = get_args(hint)[0]
+    return _scalar(value, hint, name)
+
+
+def _scalar(value: object, hint: Any, name: str) -> Any:
     if type(value) is not hint and not (hint is float and type(value) is int):
         raise ValueError(f"{name} is a {type(value).__name__}")
     if isinstance(value, int | float) and not 0 <= value < _NUMBERS:
