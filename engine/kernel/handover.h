@@ -12,19 +12,18 @@
 enum { NOBODY, ASKED, OFFERED, HELD };
 static int handover_state; /* of the one request there is; a second one is served by the 5 ms */
 
+static inline int handover_step(int from, int to) {
+    return __atomic_compare_exchange_n(&handover_state, &from, to, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
 static inline int handover_asked(void) {
     return __atomic_load_n(&handover_state, __ATOMIC_RELAXED) == ASKED;
 }
 static inline void handover_ask(void) { __atomic_store_n(&handover_state, ASKED, __ATOMIC_RELAXED); }
 static inline void handover_taken(void) {
-    int state = OFFERED;
-    if (!__atomic_compare_exchange_n(&handover_state, &state, HELD, 0, __ATOMIC_RELAXED,
-                                     __ATOMIC_RELAXED))
-        __atomic_store_n(&handover_state, NOBODY, __ATOMIC_RELAXED);
+    if (!handover_step(OFFERED, HELD)) handover_step(ASKED, NOBODY);
 }
-static inline void handover_given_back(void) {
-    __atomic_store_n(&handover_state, NOBODY, __ATOMIC_RELAXED);
-}
+static inline void handover_given_back(void) { handover_step(HELD, NOBODY); }
 
 static inline void handover_nap(double seconds) {
     struct timespec left;
@@ -47,17 +46,11 @@ static inline int handover_lasts(int wanted, long most) {
 /* Without the interpreter: until whoever asked had it. One that does not come is not waited for
    again: it has no processor. Awake, as falling asleep and waking takes as long as most steps. */
 static inline void handover_offer(void) {
-    int state = ASKED;
-    if (!__atomic_compare_exchange_n(&handover_state, &state, OFFERED, 0, __ATOMIC_RELAXED,
-                                     __ATOMIC_RELAXED))
-        return;
-    if (handover_lasts(OFFERED, COME_NS)) {
-        state = OFFERED;
-        __atomic_compare_exchange_n(&handover_state, &state, NOBODY, 0, __ATOMIC_RELAXED,
-                                    __ATOMIC_RELAXED);
-    } else {
+    if (!handover_step(ASKED, OFFERED)) return;
+    if (handover_lasts(OFFERED, COME_NS))
+        handover_step(OFFERED, NOBODY);
+    else
         handover_lasts(HELD, HOLD_NS);
-    }
 }
 
 #endif
