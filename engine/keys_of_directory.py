@@ -11,14 +11,10 @@ Fails with: `EncryptionKeyError`, `CorruptionError`, `ConfigError` (the library 
 
 from __future__ import annotations
 
-from typing import Final
-
 from meles.engine.codec.header import (
     HEADER_BYTES,
     MAGIC_MANIFEST,
-    MAGIC_TABLE,
-    MAGIC_VLOG,
-    MAGIC_WAL,
+    SUFFIX_MAGICS,
     decode_header,
 )
 from meles.engine.crypt.file_cipher import aead
@@ -27,10 +23,8 @@ from meles.engine.crypt.registry import OwnedKeys, read_registry, unix_seconds, 
 from meles.engine.errors import CorruptionError, EncryptionKeyError
 from meles.engine.fs.core_dumps import leave_memory_out_of_core_dumps
 from meles.engine.fs.files import Directory
-from meles.engine.fs.names import MANIFEST, Kind, parse_name
+from meles.engine.fs.names import MANIFEST, parse_name
 from meles.engine.run_job import JobDirs
-
-_MAGIC: Final = {Kind.TABLE: MAGIC_TABLE, Kind.VLOG: MAGIC_VLOG, Kind.WAL: MAGIC_WAL}
 
 
 def open_directory_keys(
@@ -39,8 +33,7 @@ def open_directory_keys(
     """The keys; None when nothing is encrypted. `period`: seconds a data key is used for."""
     tables = dirs.tables
     if master is not None:
-        aead(bytes(KEY_BYTES))  # refuses here, with nothing touched, when the library is missing
-        leave_memory_out_of_core_dumps()
+        prepare_for_keys()
     ring = read_registry(tables, master)
     if ring is None and master is not None:
         if not is_empty(tables):
@@ -51,6 +44,12 @@ def open_directory_keys(
     if ring is None or read_only:
         return ring
     return OwnedKeys(ring, tables, master, period)
+
+
+def prepare_for_keys() -> None:
+    """Before a key is used. `ConfigError`, with nothing touched, when the library is missing."""
+    aead(bytes(KEY_BYTES))
+    leave_memory_out_of_core_dumps()
 
 
 def is_empty(tables: Directory) -> bool:
@@ -83,7 +82,7 @@ def sealed_by(tables: Directory) -> int:
         with tables.open(name) as file:
             head = file.pread(HEADER_BYTES, 0)
         try:
-            magic = MAGIC_MANIFEST if parsed is None else _MAGIC[parsed[0]]
+            magic = MAGIC_MANIFEST if parsed is None else SUFFIX_MAGICS[parsed[0].value]
             key_id = decode_header(head, magic, tables.join(name)).key_id
         except CorruptionError:
             continue

@@ -11,15 +11,13 @@ Fails with: `EncryptionKeyError` (the old key is not the one), `ConfigError`, `L
 
 from __future__ import annotations
 
-from meles.engine.crypt.file_cipher import aead
-from meles.engine.crypt.keys import KEY_BYTES, KeyRing
+from meles.engine.crypt.keys import KeyRing
 from meles.engine.crypt.registry import read_registry, with_fresh_key, write_registry
 from meles.engine.errors import ConfigError, DirectoryMissingError, EncryptionKeyError
-from meles.engine.fs.core_dumps import leave_memory_out_of_core_dumps
 from meles.engine.fs.dir_lock import DirectoryLock, open_to_lock
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import MANIFEST
-from meles.engine.keys_of_directory import no_registry, sealed_by
+from meles.engine.keys_of_directory import no_registry, prepare_for_keys, sealed_by
 from meles.engine.reports import Rotation
 
 
@@ -34,8 +32,7 @@ def rotate_keys(
             "rotate: no new_key was given",
             hint="give one; to store what is new unencrypted, ask for that with plaintext=True",
         )
-    aead(bytes(KEY_BYTES))  # refuses here, with nothing touched, when the library is missing
-    leave_memory_out_of_core_dumps()
+    prepare_for_keys()
     with open_to_lock(path) as directory:
         lock = DirectoryLock.acquire(directory, shared=False, wait=wait)
         try:

@@ -14,9 +14,7 @@ from meles.engine.codec.entry import META_POINTER, ValuePointer
 from meles.engine.codec.header import (
     HEADER_BYTES,
     MAGIC_MANIFEST,
-    MAGIC_TABLE,
-    MAGIC_VLOG,
-    MAGIC_WAL,
+    SUFFIX_MAGICS,
     FileHeader,
     decode_header,
 )
@@ -35,7 +33,6 @@ from meles.engine.table.reader import Table
 from meles.engine.vlog.reader import ValueLogFile, load_meta
 
 _HEAD_BYTES = 64 << 10
-_MAGIC = {Kind.TABLE: MAGIC_TABLE, Kind.VLOG: MAGIC_VLOG, Kind.WAL: MAGIC_WAL}
 
 
 def plain(error: Exception) -> str:
@@ -113,7 +110,9 @@ def _beginning(directory: Directory, kind: Kind, number: int) -> tuple[int | Non
         head = file.pread(_HEAD_BYTES, 0)
     blank = not any(head[HEADER_BYTES:])
     try:
-        return decode_header(head[:HEADER_BYTES], _MAGIC[kind], directory.join(name)).file_id, blank
+        return decode_header(
+            head[:HEADER_BYTES], SUFFIX_MAGICS[kind.value], directory.join(name)
+        ).file_id, blank
     except CorruptionError:
         return None, blank
 
@@ -123,8 +122,10 @@ def header_of(kind: Kind, number: int, known: TableMeta | VlogMeta | None = None
     has.
     """
     if known is None or not known.key_id:
-        return FileHeader(_MAGIC[kind], number).encode()
-    return FileHeader(_MAGIC[kind], number, key_id=known.key_id, salt=known.salt).encode()
+        return FileHeader(SUFFIX_MAGICS[kind.value], number).encode()
+    return FileHeader(
+        SUFFIX_MAGICS[kind.value], number, key_id=known.key_id, salt=known.salt
+    ).encode()
 
 
 def _examine_table(directory: Directory, number: int, says: int | None) -> FileFact:
