@@ -6,8 +6,8 @@ beside it. "nothing" sets nothing: what the machine itself does to a loop.
 
 At the fixed rate the thread is busy between two sets, as a service is that parses what it stores.
 A sleeping one would be woken late by the machine, by 0.5 to 2 ms once in a thousand times, with
-nothing else running; and a busy one loses its processor for 1 to 4 ms now and then. So percentiles
-are taken over windows of a second, most of which see none of that, and the median window counts.
+nothing else running. A busy one loses its processor for 1 to 4 ms now and then, and once in a few
+runs for longer: percentiles are of a run; of the runs, which alternate, the median counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from report import Report, home, percentiles, wait_for
 KEY_BYTES = 16
 PACE = 10_000  # sets a second
 PACED_BYTES = 1000  # of a value, so that at this pace there is enough to compact
-WINDOW = PACE  # sets
 FLAT_OUT_BYTES = 100
 LOOK_EVERY = 0.02  # seconds between two looks at the workers
 # Still smaller ones make more jobs than two processors can do, and show the brake, not the workers.
@@ -55,31 +54,34 @@ def latency(report: Report, rounds: int, seconds: float) -> None:
         for mode, runs in flat_out.items():  # not "alone": so much fits into no memtable
             runs.append(_run("full speed", mode, _flat_out, seconds / 4))
     for mode, runs in paced.items():
-        windows = ", ".join(
-            f"{name} {_typical(runs, name):,.0f} us" for name in ("p50", "p99", "p99.9")
-        )
-        report.say(f"latency at 10,000/s, {mode}: {shown(list(chain(*runs)))}")
-        report.say(f"  median of {len(_windows(runs))} windows of 1 s: {windows}")
+        _say(report, f"at 10,000/s, {mode}", runs)
     for mode, runs in flat_out.items():
-        report.say(f"latency at full speed, {mode}: {shown(list(chain(*runs)))}")
+        _say(report, f"at full speed, {mode}", runs)
     tail = {mode: _typical(runs, "p99.9") for mode, runs in paced.items()}
-    for codec in ("", ", zstd"):
-        report.want(
-            f"p99.9 of set at 10,000/s{codec}, process to thread",
-            tail["thread" + codec] / tail["process" + codec], 5.0, unit="x better",
-        )  # fmt: skip
+    report.want(
+        "p99.9 of set at 10,000/s, process to thread",
+        tail["thread"] / tail["process"], 5.0, unit="x better",
+    )  # fmt: skip
+    report.say(f"  with zstd: {tail['thread, zstd'] / tail['process, zstd']:.1f} x")
     ratio = tail["process"] / tail["alone"]
     word = "reached" if ratio <= 1.1 else "not reached"
     report.say(f"  aim p99.9 no worse than with no compaction at all: {ratio:.1f} x, {word}")
 
 
-def _windows(runs: list[list[float]]) -> list[list[float]]:
-    return [run[at : at + WINDOW] for run in runs for at in range(0, len(run), WINDOW)]
+def _say(report: Report, load: str, runs: list[list[float]]) -> None:
+    typical = ", ".join(
+        f"{name} {_typical(runs, name):,.1f} us" for name in ("p50", "p99", "p99.9")
+    )
+    each = ", ".join(f"{percentiles(run)['p99.9']:,.0f}" for run in runs)
+    report.say(
+        f"latency {load}: set {typical}, medians of {len(runs)} runs (p99.9 of each: {each})"
+    )
+    report.say(f"  all runs together: {shown(list(chain(*runs)))}")
 
 
 def _typical(runs: list[list[float]], percentile: str) -> float:
-    """Microseconds: the median over the windows."""
-    return median(percentiles(window)[percentile] for window in _windows(runs))
+    """Microseconds: the median over the runs."""
+    return median(percentiles(run)[percentile] for run in runs)
 
 
 def shown(latencies: list[float]) -> str:

@@ -160,8 +160,8 @@ def main() -> int:
     }
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--gigabytes", type=float, default=5.0, help="of the ingest")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of one run of latency")
-    parser.add_argument("--rounds", type=int, default=3, help="of latency and compaction")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one run of latency")
+    parser.add_argument("--rounds", type=int, default=5, help="of latency and compaction")
     args = parser.parse_args()
     report = Report()
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start")

@@ -24,7 +24,7 @@ from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
-from meles.engine.giving_way import give_way
+from meles.engine.giving_way import give_way, step_aside
 from meles.engine.jobs import NewFile
 from meles.engine.log.sealed import new_log
 from meles.engine.log.writer import LogWriter
@@ -145,9 +145,11 @@ class Store:
         with self._edit_lock:
             if self._manifest is None:
                 raise InvariantError("an edit on a read-only store")
+            give_way()
             after = edit.apply(self.version)
             give_way()
             self._manifest.append(edit, after)
+            give_way()
             with self._lock:
                 self.version = after
                 self._tables.update((table.meta.id, table) for table in opened)
@@ -157,10 +159,12 @@ class Store:
                 view = self.view
                 sealed = tuple(m for m in view.sealed if m is not flushed)
                 self._publish_locked(view.active, sealed)
+            give_way()
             for table in gone:
                 if self.cache is not None:
                     self.cache.drop(table.meta.id)
                 self.unlink(Kind.TABLE, table.meta.id)
+            step_aside()  # the last mappings of what was removed go with `gone`
 
     # -- ids -------------------------------------------------------------------------------------
 

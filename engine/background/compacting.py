@@ -138,6 +138,7 @@ class Compacting:
         discard_ts = self._discard_ts()
         now = now_ms() / 1000
         plan = None
+        give_way()
         if self.level_zero:
             plan = pick_level_zero(version, options, self._in_flight)
         if plan is None:
@@ -200,6 +201,7 @@ class Compacting:
         ids = [self._scheduler.new_job_id() for _ in jobs]
         run = _Running(plan, len(jobs), job_ids=frozenset(ids))
         self._runs.append(run)
+        give_way()
         for job_id, job in zip(ids, jobs, strict=True):
             self._scheduler.submit(self, job, job_id)
 
@@ -248,6 +250,7 @@ class Compacting:
                 raise run.error
             for job, result in run.results.values():
                 opened += open_compacted(self._store, job, result)
+            give_way()
             check_counts(self._store, run.results.values(), opened)
         except Exception as error:  # noqa: BLE001 - whatever it was, the plan as a whole failed
             for table in opened:

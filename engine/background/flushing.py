@@ -19,7 +19,7 @@ from meles.engine.background.scheduler import Scheduler
 from meles.engine.clock import now_ms
 from meles.engine.errors import DiskFullError, InvariantError
 from meles.engine.fs.names import Kind
-from meles.engine.giving_way import give_way
+from meles.engine.giving_way import give_way, step_aside
 from meles.engine.jobs import BuildOptions, FlushJob, Job, JobResult
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.options import Options
@@ -144,6 +144,7 @@ class Flushing:
         self._retry.succeeded()
         self._writer.room.disk_full = None
         self._writer.room_made()
+        step_aside()  # the memtable goes with this frame
         del job_id
 
     def _memtable_of(self, job: Job) -> Memtable:

@@ -26,6 +26,7 @@ import sys
 from typing import Any, Final, NoReturn, TypeAlias
 
 from meles.engine.errors import DiskFullError
+from meles.engine.giving_way import step_aside
 
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
@@ -156,6 +157,7 @@ class File:
 
     def allocate(self, offset: int, length: int) -> bool:
         """Really allocate the range, growing the file. False where the file system cannot."""
+        step_aside()
         try:
             os.posix_fallocate(self.fd, offset, length)
         except OSError as error:
@@ -170,6 +172,7 @@ class File:
 
     def sync(self) -> None:
         """Data and size on the medium. A failure is final: the kernel forgets what it lost."""
+        step_aside()
         os.fdatasync(_open_fd(self.fd, self.name))
 
     def start_write_back(self, offset: int, length: int) -> None:
@@ -195,6 +198,7 @@ class File:
         """Close; a second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            step_aside()
             os.close(fd)
 
     def __enter__(self) -> File:
@@ -240,6 +244,7 @@ class Directory:
     def create(self, name: str) -> File:
         """A new file, open for reading and writing. `FileExistsError` if the name is taken."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        step_aside()
         try:
             fd = _high_fd(os.open(name, flags, FILE_MODE, dir_fd=self.fd))
         except OSError as error:
@@ -298,6 +303,7 @@ class Directory:
 
     def unlink(self, name: str) -> None:
         """Remove the name; an absent one is no error."""
+        step_aside()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fd)
 
@@ -309,6 +315,7 @@ class Directory:
 
     def sync(self) -> None:
         """Make creations, renames and removals in this directory survive a power cut."""
+        step_aside()
         os.fsync(_open_fd(self.fd, self.path))
 
     def close(self) -> None:

@@ -6,7 +6,7 @@
 
 cdef extern from "handover.h" nogil:
     bint handover_asked()
-    void handover_ask()
+    void handover_ask_awake()
     void handover_taken()
     void handover_given_back()
     void handover_nap(double seconds)
@@ -18,8 +18,13 @@ def nap(double seconds):
     with nogil:
         handover_given_back()
         handover_nap(seconds)
-        handover_ask()
+        handover_ask_awake()
     handover_taken()
+
+
+def step_aside():
+    """What this thread does next needs no interpreter: a commit need not wait for its end."""
+    handover_given_back()
 
 
 cdef inline uint64_t handed_over(uint64_t ts) noexcept:

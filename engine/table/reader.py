@@ -30,7 +30,7 @@ from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.fs.files import AROUND_BYTES, NO_MAPPING, Directory, forget_pages
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
-from meles.engine.giving_way import give_way
+from meles.engine.giving_way import give_way, step_aside
 from meles.engine.kernel import NATIVE
 from meles.engine.table.block import Block, Found
 from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
@@ -56,6 +56,7 @@ FORGET_BYTES: Final = 256 << 10  # a job passes so many of a table before they a
 
 def _crc_of(view: memoryview, crc: int) -> int:
     """As `crc32c`, compiled without the GIL."""
+    step_aside()
     return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 
@@ -86,6 +87,7 @@ class Table:
         self.id = table_id
         self._keys = directory.keys
         self.path = directory.join(name)
+        give_way()
         try:
             self._map = directory.map(name)
         except OSError as error:
@@ -117,6 +119,7 @@ class Table:
         self._seed = header.seed
         footer = self._map[size - FOOTER_BYTES :]
         self._footer = decode_footer(footer, self._seed, self.id, size, self.path)
+        give_way()
         section = self._footer.properties
         properties = self._section(section, "table properties", What.PROPERTIES)
         give_way()
@@ -227,7 +230,9 @@ class Table:
             indexes = self._indexes
             footer, mapping = self._footer, self._map
             index = self._section(footer.index, "table index", What.INDEX)
+            give_way()
             bloom = self._section(footer.bloom, "table filter", What.FILTER)
+            give_way()
             lines, pattern_bits = bloom_lines(bloom, footer.bloom.offset, self.path)
             try:
                 blocks = NATIVE.TableBlocks(

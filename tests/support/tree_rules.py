@@ -55,7 +55,7 @@ LAYERS = (
     Layer("engine.reports", ("engine.worker_info",), "plain data of the public API"),
     Layer("engine.kernel", ("engine.errors",), "its compiled twin takes buffers and numbers only"),
     Layer("engine.codec", (*WORDS, "engine.kernel"), "bytes in, bytes out: no file system"),
-    Layer("engine.fs", WORDS, "knows files, not what is in them"),
+    Layer("engine.fs", (*WORDS, "engine.giving_way"), "knows files, not what is in them"),
     Layer("engine.crypt", (*CODEC, "engine.fs", "engine.clock"), "keys, and one file of them"),
     Layer("engine.crypt.file_cipher", (*WORDS, "engine.codec"), "bytes in, bytes out"),
     Layer("engine.option_checks", WORDS, "pure"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from meles.engine.giving_way import step_aside
 from meles.workers.parent.spawn import ChildProcess
 from meles.workers.wire.errors import LocalProtocolError
 from meles.workers.wire.framing import MAX_PAYLOAD, FrameDecoder
@@ -51,6 +52,7 @@ class Channel:
         """Write what the pipe takes. A pipe nobody reads any more swallows it all."""
         fd = self._child.jobs_fd
         while self._kept and fd >= 0:
+            step_aside()
             try:
                 done = os.write(fd, self._kept)
             except BlockingIOError:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from meles.engine.giving_way import give_way, in_background
+from meles.engine.giving_way import give_way, in_background, step_aside
 from meles.workers.parent.protocol import OnError
 
 READ: Final = selectors.EVENT_READ
@@ -129,6 +129,7 @@ class ControlLoop:
                         self._ended = True
                         break
                 wait = self._wait_locked()
+            step_aside()
             for key, events in self._selector.select(wait):
                 self.guard(partial(key.data, events))
             self._call_due()
