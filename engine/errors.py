@@ -151,7 +151,7 @@ class LockedError(Error, OSError):
 
 
 class DirectoryMissingError(Error, FileNotFoundError):
-    """A read-only open found no database."""
+    """A read-only open found no database, or the directory of an open one left its path."""
 
     hint = "check the path, or open with mode='own' to create it"
 

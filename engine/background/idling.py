@@ -5,7 +5,8 @@ Invariants: (1) an idle database holds little in logs: after `QUIET_SECONDS` wit
 memtable worth a table is flushed; (2) a value-log file still appended to is sealed when enough of
 its flushed part is garbage, so that GC can take it without waiting until it is full; (3) the other
 kinds of work are asked again once nobody writes: some of theirs waits for that; (4) the
-caches and the places of the directories are watched on the same occasions.
+caches and the places of the directories are watched on the same occasions; writes are held while
+one is not in its place.
 """
 
 from __future__ import annotations
@@ -47,21 +48,24 @@ class Idling:
         self._judged = (-1, False)
 
     def start_due(self) -> None:
-        if self._writer.refusal is not None:
-            return
         quiet = self._stillness.quiet
+        if self._writer.refusal is None:
+            self._bring_to_light(quiet=quiet)
+        if not self._timer_set and not self._writer.ended:
+            self._timer_set = True
+            self._scheduler.pool.call_later(DOZE_SECONDS if quiet else QUIET_SECONDS, self._tick)
+
+    def _bring_to_light(self, *, quiet: bool) -> None:
         self._seal_garbage(quiet=quiet)
         full = self._held(self._writer.active.size) >= WORTH_FLUSHING
         if quiet and full and not self._store.view.sealed:
             self._writer.rotate_now()
-        if not self._timer_set:
-            self._timer_set = True
-            self._scheduler.pool.call_later(DOZE_SECONDS if quiet else QUIET_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._timer_set = False
         self._caches.look(time.monotonic())
         self._whereabouts.look()
+        self._writer.hold(self._whereabouts.refusal if self._whereabouts.problems else None)
         self._scheduler.poke()
 
     def _held(self, log_bytes: int) -> int:

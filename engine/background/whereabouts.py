@@ -3,8 +3,8 @@
 Runs in: supervisor, on the control thread; `problems` is read by any.
 Invariants: (1) nothing is opened or written at a path: it is only asked what is there; (2) names
 are those of the open directories, so whatever happens to a path, no file lands in another directory
-and work goes on; who opens the path next finds something else, and that is worth a word; (3) who
-comes back to its place is well again.
+and what was begun is finished; (3) who opens the path next finds something else, so there is a
+`refusal` for more writes; (4) who comes back to its place is well again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from meles.engine.errors import DirectoryMissingError
 from meles.engine.fs.files import Directory
 
 log = logging.getLogger("meles.directory")
@@ -26,8 +27,8 @@ class Whereabouts:
 
     def look(self) -> None:
         found = [
-            f"{each.path} was moved, removed or replaced while it was open: what is written is in "
-            "the directory that was opened, and not to be found at this path"
+            f"{each.path} was moved, removed or replaced while it was open: what was written is in "
+            "the directory that was opened, not at this path, and writes wait until it is back"
             for each in self._directories
             if not each.is_at_its_path()
         ]
@@ -35,3 +36,10 @@ class Whereabouts:
             if problem not in self.problems:
                 log.warning("%s", problem)
         self.problems = found
+
+    def refusal(self) -> DirectoryMissingError:
+        """What a write gets while there are problems."""
+        return DirectoryMissingError(
+            "; ".join(self.problems),
+            hint="move it back, or close this handle and open the database where it is now",
+        )

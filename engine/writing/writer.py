@@ -66,6 +66,7 @@ class Writer:
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
+        self._held: Callable[[], Error] | None = None  # the refusal, if it is not for good
         self._counters = WriteCounters()
         self.room = Room(self.lock, store, options, self._counters, poke)
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
@@ -460,6 +461,19 @@ class Writer:
                 self.refusal = why
                 self.arm()
             self.room.notify_locked()
+
+    def hold(self, why: Callable[[], Error] | None) -> None:
+        """Refuse writes until called with None; a lasting reason stays the stronger one."""
+        with self.lock:
+            if self.refusal is self._held:
+                self.refusal = self._held = why
+                self.arm()
+                self.room.notify_locked()
+
+    @property
+    def ended(self) -> bool:
+        """Whether writes are refused for good."""
+        return self.refusal is not self._held
 
     @property
     def failure(self) -> Exception | None:

@@ -109,10 +109,27 @@ def under_a_file(where: Path) -> None:
     where.parent.touch()
 
 
+def written_by_transaction(db):
+    def write(key, value):
+        with db.update() as txn:
+            txn[key] = value
+
+    return write
+
+
+def written_by_batch(db):
+    def write(key, value):
+        with db.write_batch() as batch:
+            batch[key] = value
+
+    return write
+
+
 @pytest.mark.parametrize("which", ["db", "values"])
 @pytest.mark.parametrize("move", [away, replaced, replaced_by_a_link, under_a_file])
 def test_a_directory_that_moves_is_noticed(tmp_path, monkeypatch, move, which):
-    """`health()` names its path, nothing is put there, and what is written is in the directory."""
+    """`health()` and the error of each write name its path, nothing is put there, and what was
+    written is in the directory. Once it is back, so are writes."""
     monkeypatch.setattr(idling, "QUIET_SECONDS", 0.05)
     monkeypatch.setattr(idling, "DOZE_SECONDS", 0.05)
     for name in ("db", "values"):
@@ -122,15 +139,22 @@ def test_a_directory_that_moves_is_noticed(tmp_path, monkeypatch, move, which):
     options = {**OPTIONS, "workers": "process", "value_dir": homes["values"]}
     with meles.open(homes["db"], **options) as db:
         assert db.health().status == "ok"
+        db[b"early"] = bytes(2000)
         move(where)
         health = wait_until(lambda: (found := db.health()).status == "degraded" and found, 60)
         assert [str(where) in reason for reason in health.reasons] == [True]
-        for number in range(100):
-            db[b"%d" % number] = bytes(2000)
+        for write in (db.set, written_by_transaction(db), written_by_batch(db)):
+            with pytest.raises(meles.DirectoryMissingError) as refused:
+                write(b"late", b"v")
+            assert str(where) in refused.value.message
+        assert db.get(b"early") == bytes(2000)
+        assert db.get(b"late") is None
         db.flush(60)
-        if move is away:  # and back: it is where it belongs
+        if move is away:
             where.with_name("elsewhere").rename(where)
             wait_until(lambda: db.health().status == "ok", 60)
+            db[b"late"] = bytes(2000)
+        assert db.close().clean
     if move is replaced:
         assert os.listdir(where) == []
 
