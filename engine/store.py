@@ -221,7 +221,7 @@ class Store:
 
     def _create_values_locked(self) -> ValueLogWriter:
         file_id = self.reserve_vlog()
-        writer = new_value_log(self.dirs.values, file_id)
+        writer = new_value_log(self.dirs.values, file_id, pages=self.pages)
         try:
             self.dirs.values.sync()
             self.commit_edit(

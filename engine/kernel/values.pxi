@@ -15,27 +15,33 @@ cdef enum:
 
 @cython.no_gc
 cdef class ValueFile:
-    """A mapped file of values, for one logical file that lives in it."""
+    """A mapped file of values, for one logical file that lives in it.
 
-    cdef Mapped _mapping             # None once closed
+    One that is still appended to is mapped piece by piece (`reach`); what lies behind, or is damaged,
+    is for `beyond`.
+    """
+
+    cdef Mapped _mapping             # None once closed, and before there is one
     cdef Mapped _old, _new           # None where nothing was moved
-    cdef uint64_t _end               # of the entries
+    cdef uint64_t _end               # of the entries that are mapped
+    cdef object _beyond              # None: there is nothing behind
     cdef readonly uint32_t logical
     cdef Py_ssize_t _places
     cdef object _damaged
     cdef object _closed
 
     def __cinit__(
-        self, mapping, uint64_t end, uint32_t logical, old, new, damaged, closed, pages=None
+        self, mapping, uint64_t end, uint32_t logical, old, new, damaged, closed, pages=None,
+        beyond=None,
     ):
         """`old` and `new` are the offset map's columns (u32), None where nothing was moved.
 
-        `damaged(what, offset)` makes the error to raise, `closed()` that for a file let go of.
+        `damaged(what, offset)` makes the error to raise, `closed()` that for a file let go of,
+        `beyond(pointer, version)` reads what is not mapped yet. Nothing is, if `mapping` is None.
         """
-        self._mapping = Mapped(mapping, pages)
-        if end > self._mapping.size:
-            raise ValueError("entries end behind the mapping")
-        self._end = end
+        if mapping is not None:
+            self._map(mapping, end, pages)
+        self._beyond = beyond
         self.logical = logical
         self._damaged = damaged
         self._closed = closed
@@ -45,9 +51,21 @@ cdef class ValueFile:
             if self._new.size != self._old.size:
                 raise ValueError("columns of different lengths")
 
+    cdef _map(self, mapping, uint64_t end, pages):
+        cdef Mapped longer = Mapped(mapping, pages)
+        if end > longer.size:
+            raise ValueError("entries end behind the mapping")
+        self._mapping = longer
+        self._end = end
+
+    def reach(self, mapping, uint64_t end, pages=None):
+        """The file is mapped up to `end` now. Nothing, if it was further already, or closed."""
+        if self._beyond is not None and end > self._end:
+            self._map(mapping, end, pages)
+
     def close(self):
         """What is asked from now on raises `closed()`."""
-        self._mapping = self._old = self._new = None
+        self._mapping = self._old = self._new = self._beyond = None
         self._places = 0
 
     cdef int64_t _place(self, uint32_t offset) noexcept:
@@ -73,7 +91,7 @@ cdef class ValueFile:
 
     cdef inline void ask(self, int64_t place, const uint8_t* pointer) noexcept:
         """Have the processor fetch the beginning of the entry at `place`: it will be read soon."""
-        if self._mapping is not None and place >= 0:
+        if self._mapping is not None and 0 <= place < <int64_t>self._end:
             prefetch_all(
                 self._mapping.base + place,
                 VALUE_HEAD_BYTES + min(load32(pointer + 8), <uint32_t>ASKED_BYTES),
@@ -85,6 +103,10 @@ cdef class ValueFile:
         cdef Mapped hold = self._mapping
         cdef const uint8_t* at
         cdef uint64_t size = <uint64_t>length + VALUE_HEAD_BYTES - 8
+        if self._beyond is not None and <uint64_t>place + VALUE_HEAD_BYTES + length > self._end:
+            return self._beyond(
+                PyBytes_FromStringAndSize(<const char*>pointer, POINTER_BYTES), version
+            )
         if hold is None:
             raise self._closed()
         if place < 0:

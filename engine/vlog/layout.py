@@ -168,6 +168,11 @@ def entry_error(path: str, offset: int, message: str) -> CorruptionError:
     return CorruptionError(message, path=path, offset=offset, kind=KIND_VALUE)
 
 
+def damaged_value(path: str, what: str, offset: int) -> CorruptionError:
+    """As `entry_error`, in the order in which the compiled kernel asks for it."""
+    return entry_error(path, offset, what)
+
+
 def value_of(entry: bytes, pointer: bytes, version: int | None, offset: int, path: str) -> bytes:
     """The value in the bytes of one whole entry, checked under its address."""
     check_entry(entry, len(entry) - ENTRY_BYTES, pointer, version, offset, path)

@@ -41,6 +41,7 @@ from meles.engine.vlog.layout import (
     TRAILER_BYTES,
     OffsetMap,
     Trailer,
+    damaged_value,
     decode_maps,
     decode_trailer,
     described,
@@ -140,10 +141,6 @@ def _check_map(old: memoryview, new: memoryview, data_end: int, path: str) -> No
 
 def _bad_map(message: str, data_end: int, path: str) -> CorruptionError:
     return CorruptionError(message, path=path, offset=data_end, kind=KIND_MAPS)
-
-
-def _damaged_value(path: str, what: str, offset: int) -> CorruptionError:
-    return entry_error(path, offset, what)
 
 
 class ValueLogFile:
@@ -261,7 +258,7 @@ class ValueLogFile:
             return []
         if self._compiled is not None:
             return self._compiled
-        damaged = partial(_damaged_value, self.path)
+        damaged = partial(damaged_value, self.path)
         nothing = memoryview(b"")
         self._compiled = [
             NATIVE.ValueFile(

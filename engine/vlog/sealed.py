@@ -11,20 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from meles.engine.codec.entry import ValuePointer
 from meles.engine.codec.header import MAGIC_VLOG, FileHeader
 from meles.engine.crypt.keys import new_header, seals
 from meles.engine.fs.files import Directory
+from meles.engine.fs.pages import Pages
 from meles.engine.vlog.layout import ENTRY_BYTES, POINTER, SEAL_BYTES
 from meles.engine.vlog.sealed_entry import opened_entry, seal_entry
 from meles.engine.vlog.writer import ValueLogWriter
 
 
-def new_value_log(directory: Directory, file_id: int) -> ValueLogWriter:
+def new_value_log(
+    directory: Directory, file_id: int, *, pages: Pages | None = None
+) -> ValueLogWriter:
     """A file as the directory's keys want it."""
     kind = SealedValueLogWriter if seals(directory.keys) else ValueLogWriter
-    return kind(directory, file_id)
+    return kind(directory, file_id, pages=pages)
 
 
 class SealedValueLogWriter(ValueLogWriter):
@@ -40,6 +44,10 @@ class SealedValueLogWriter(ValueLogWriter):
         self._cipher = cipher
         self._serial = 0
         return header
+
+    def compiled(self) -> Sequence[Any]:
+        """Values are opened by `fetch`."""
+        return ()
 
     def append(self, value: bytes, version: int) -> ValuePointer:
         return ValuePointer.decode(self.append_many([value], version)[0])

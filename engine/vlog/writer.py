@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.entry import POINTER_BYTES, ValuePointer
@@ -23,6 +25,7 @@ from meles.engine.codec.header import HEADER_BYTES, MAGIC_VLOG, FileHeader
 from meles.engine.errors import ClosedError, InvariantError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import Kind, file_name
+from meles.engine.fs.pages import Pages
 from meles.engine.ids import MAX_FILE_BYTES
 from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import VlogMeta
@@ -34,6 +37,7 @@ from meles.engine.vlog.layout import (
     SEEDED,
     TRAILER_BYTES,
     Trailer,
+    damaged_value,
     described,
     entry_error,
     value_of,
@@ -41,6 +45,8 @@ from meles.engine.vlog.layout import (
 
 _CAPACITY: Final = MAX_FILE_BYTES - TRAILER_BYTES
 _JOIN_BYTES: Final = 1 << 20  # larger writes go out piece by piece instead of through one copy
+_LEAST_MAPPED: Final = 1 << 20
+_UNMAPPED_SHARE: Final = 8  # of what is mapped, as a divisor: so much may lie behind it
 
 
 def encode_entry(file_id: int, offset: int, value: bytes, version: int) -> tuple[bytes, bytes]:
@@ -85,12 +91,24 @@ class ValueLogWriter:
     by then does not matter, recovery rewrites one that was never written.
     """
 
-    __slots__ = ("_file", "_sealed", "appender", "file_id", "header", "logical", "path")
+    __slots__ = (
+        "__weakref__",
+        "_compiled",
+        "_file",
+        "_mapped",
+        "_pages",
+        "_sealed",
+        "appender",
+        "file_id",
+        "header",
+        "logical",
+        "path",
+    )
 
     more = 0  # bytes an entry takes beside its header and value
 
-    def __init__(self, directory: Directory, file_id: int) -> None:
-        """`FileExistsError` if the name is taken."""
+    def __init__(self, directory: Directory, file_id: int, *, pages: Pages | None = None) -> None:
+        """`FileExistsError` if the name is taken. `pages` bounds what of it is resident."""
         if not 0 < file_id <= MAX_LOGICAL_ID:
             raise InvariantError(f"value-log file id {file_id} does not fit a pointer")
         name = file_name(Kind.VLOG, file_id)
@@ -98,6 +116,9 @@ class ValueLogWriter:
         self.logical = (file_id,)
         self.path = directory.join(name)
         self._sealed = False
+        self._pages = pages
+        self._compiled: Any = None
+        self._mapped = 0  # bytes that `_compiled` reads in place
         self.header = self._made_header(directory)
         self._file = directory.create(name)
         self.appender = ValueAppender(file_id, HEADER_BYTES, self._file.pwrite)
@@ -190,9 +211,29 @@ class ValueLogWriter:
     def _value_in(self, entry: bytes, pointer: bytes, version: int | None, offset: int) -> bytes:
         return value_of(entry, pointer, version, offset, self.path)
 
-    def compiled(self) -> Sequence[object]:
-        """The active file is read by `fetch`."""
-        return ()
+    def compiled(self) -> Sequence[Any]:
+        """A compiled reader (`NATIVE.ValueFile`) of what is mapped; the rest is for `fetch`."""
+        if self._compiled is None:
+            self._compiled = NATIVE.ValueFile(
+                None, 0, self.file_id, None, None, partial(damaged_value, self.path),
+                partial(ClosedError, f"{self.path} is closed"),
+                beyond=partial(_fetch_and_map, ref(self)),
+            )  # fmt: skip
+        return (self._compiled,)
+
+    def map_more(self) -> None:
+        """Have what was written since read in place, if it is enough to be worth a mapping.
+
+        What is mapped is never cut: it ends where an append has ended.
+        """
+        end = self.end
+        if end - self._mapped < max(_LEAST_MAPPED, self._mapped // _UNMAPPED_SHARE):
+            return
+        with contextlib.suppress(OSError):  # no descriptor, or closed: `fetch` goes on or says so
+            mapping = self._file.map(end)
+            marks = None if self._pages is None else self._pages.watch(mapping)
+            self._compiled.reach(mapping, end, marks)
+            self._mapped = max(end, self._mapped)  # another thread may have been here
 
     def read(self, pointer: ValuePointer) -> bytes:
         """As `fetch`."""
@@ -243,3 +284,12 @@ class ValueLogWriter:
         if self._sealed:
             return InvariantError(f"{self.path} is sealed, nothing may be appended")
         return InvariantError(f"{self.path} would grow to {after:,} bytes, rotate before that")
+
+
+def _fetch_and_map(found: ref[ValueLogWriter], pointer: bytes, version: int) -> bytes:
+    """For the compiled reader. It must not keep the file, which has it: that would be a cycle."""
+    writer = found()
+    if writer is None:
+        raise ClosedError("the value-log file is closed")
+    writer.map_more()
+    return writer.fetch(pointer, version)
