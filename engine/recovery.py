@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import (
@@ -35,7 +35,7 @@ from meles.engine.log.reader import LogReader
 from meles.engine.log.sealed import end_frame, map_log
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile, Replay
-from meles.engine.manifest.version import Level, Version, VlogMeta
+from meles.engine.manifest.version import Level, TableMeta, Version, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.memtable.replay import Replayed, replay
 from meles.engine.options import Options
@@ -48,7 +48,7 @@ from meles.engine.vlog.reader import ValueLogFile
 from meles.engine.vlog.recover import recover_tail, seal_recovered
 
 log = logging.getLogger("meles.recovery")
-_OPEN_THREADS = 4  # opening is system calls and checksums, both outside the GIL
+_END_BYTES: Final = 16 << 10  # of a table are read to open it: the header, properties and footer
 _HEAD_BYTES = 4096  # of a log: no frame is there means that none was ever written
 
 
@@ -297,7 +297,11 @@ def _set_aside(state: Recovering, mem_id: int) -> None:
 
 
 def open_tables(state: Recovering) -> None:
-    """Open every table the MANIFEST names, in parallel; then remove what it no longer names."""
+    """Open every table the MANIFEST names; then remove what it no longer names.
+
+    What is read of them is asked for before: one after the other, a device would be waited for
+    each time. Threads do not help, most of it is done holding the interpreter.
+    """
     directory, version = state.dirs.tables, state.version
     present = set(ids_of(Kind.TABLE, directory.names()))
     for _, meta in version.walk():
@@ -310,23 +314,19 @@ def open_tables(state: Recovering) -> None:
     _refuse_newer(state, directory, Kind.TABLE, present, version.next_table)
     metas = [meta for _, meta in version.walk()]
 
-    def open_one(table_id: int, crc: int) -> Table:
+    def open_one(meta: TableMeta) -> Table:
         table = Table(
-            directory, table_id, crc=crc, cache=state.cache, indexes=state.indexes,
+            directory, meta.id, known=meta, cache=state.cache, indexes=state.indexes,
             pages=state.pages,
         )  # fmt: skip
         state.unwind.callback(table.close)
         return table
 
-    if len(metas) > _OPEN_THREADS:
-        with ThreadPoolExecutor(_OPEN_THREADS, thread_name_prefix="meles-open") as pool:
-            state.tables = list(
-                pool.map(open_one, *zip(*((m.id, m.crc) for m in metas), strict=True))
-            )
-    else:
-        state.tables = [open_one(meta.id, meta.crc) for meta in metas]
+    for meta in metas:
+        directory.expect_ends(file_name(Kind.TABLE, meta.id), meta.size, _END_BYTES)
+    state.tables = [open_one(meta) for meta in metas]
     for table, meta in zip(state.tables, metas, strict=True):
-        if table.meta != meta:
+        if table.meta is not meta and table.meta != meta:
             raise CorruptionError(
                 "the table is not the one the MANIFEST describes",
                 path=table.path, offset=0, kind="table properties",

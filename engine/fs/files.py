@@ -28,6 +28,8 @@ from typing import Any, Final, NoReturn, TypeAlias
 from meles.engine.errors import DiskFullError
 from meles.engine.giving_way import step_aside
 
+# a planted FIFO is refused, not waited on
+_NOTHING_ODD: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 _LOWEST_FD: Final = 3
@@ -259,8 +261,7 @@ class Directory:
 
     def open(self, name: str, *, write: bool = False) -> File:
         """An existing regular file; `OSError` for a link or anything else of that name."""
-        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-        flags |= os.O_NONBLOCK  # a planted FIFO is refused, not waited on
+        flags = (os.O_RDWR if write else os.O_RDONLY) | _NOTHING_ODD
         fd = _high_fd(os.open(name, flags, dir_fd=self.fd))
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -271,6 +272,19 @@ class Directory:
         """Map a whole non-empty file for reading. An empty one raises `OSError` (EINVAL)."""
         with self.open(name) as file:
             return file.map(file.size())
+
+    def expect_ends(self, name: str, size: int, length: int) -> None:
+        """Have the device begin to bring the first and last `length` bytes of a file of this size.
+
+        No promise, and no error: whoever opens the file next says what is wrong with it.
+        """
+        with contextlib.suppress(OSError):
+            fd = os.open(name, os.O_RDONLY | _NOTHING_ODD, dir_fd=self.fd)
+            try:
+                for start in (0, max(0, size - length)):
+                    os.posix_fadvise(fd, start, length, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(fd)
 
     def read(self, name: str) -> bytes:
         with self.open(name) as file:

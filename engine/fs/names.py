@@ -55,5 +55,6 @@ def parse_name(name: str) -> tuple[Kind, int] | None:
 
 def ids_of(kind: Kind, names: Iterable[str]) -> list[int]:
     """Ids of all files of a kind among `names`, ascending."""
-    parsed = (parse_name(name) for name in names)
+    suffix = f".{kind.value}"
+    parsed = (parse_name(name) for name in names if name.endswith(suffix))
     return sorted(item[1] for item in parsed if item is not None and item[0] is kind)

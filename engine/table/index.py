@@ -108,8 +108,16 @@ def encode_properties(meta: TableMeta) -> bytes:
     return packed
 
 
-def decode_properties(data: bytes, *, size: int, crc: int, offset: int, path: str) -> TableMeta:
-    """The table's metadata; `size` and `crc` of the file come from the caller."""
+def decode_properties(
+    data: bytes, *, size: int, crc: int, offset: int, path: str, known: TableMeta | None = None
+) -> TableMeta:
+    """The table's metadata; `size` and `crc` of the file come from the caller.
+
+    `known`, what the MANIFEST says of it, is returned itself if the properties say the same: to
+    write it as it is written there takes a fifth of the time of reading them.
+    """
+    if known is not None and _says(data, size, crc, known):
+        return known
     try:
         plain: Any = msgpack.unpackb(data)
         if not isinstance(plain, dict) or not all(
@@ -121,11 +129,20 @@ def decode_properties(data: bytes, *, size: int, crc: int, offset: int, path: st
         raise CorruptionError(
             f"properties do not parse: {error}", path=path, offset=offset, kind="table properties"
         ) from error
-    if not meta.min_key or meta.min_key > meta.max_key or meta.count < 1:
+    if _contradicts(meta):
         raise CorruptionError(
             "properties contradict themselves", path=path, offset=offset, kind="table properties"
         )
     return meta
+
+
+def _says(data: bytes, size: int, crc: int, meta: TableMeta) -> bool:
+    same_file = (meta.size, meta.crc) == (size, crc)
+    return same_file and encode_properties(meta) == data and not _contradicts(meta)
+
+
+def _contradicts(meta: TableMeta) -> bool:
+    return not meta.min_key or meta.min_key > meta.max_key or meta.count < 1
 
 
 _PROPERTY_TYPES = {

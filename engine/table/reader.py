@@ -32,6 +32,7 @@ from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
 from meles.engine.giving_way import give_way, step_aside
 from meles.engine.kernel import NATIVE
+from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block import Block, Found
 from meles.engine.table.bloom import bloom_lines, decode_bloom, key_hash
 from meles.engine.table.cache import BlockCache
@@ -73,12 +74,14 @@ class Table:
         table_id: int,
         *,
         crc: int = 0,
+        known: TableMeta | None = None,
         cache: BlockCache | None = None,
         indexes: IndexCache | None = None,
         pages: Pages | None = None,
         once: bool = False,
     ) -> None:
-        """Map the file and check its frame. `crc` is the whole file's, 0 = not known.
+        """Map the file and check its frame. `crc` is the whole file's, 0 = not known; `known` is
+        what the MANIFEST says, which spares reading it again where the file says the same.
 
         `pages` bounds what of it is resident, whoever reads it. `once`: it is read from one end to
         the other, and what was passed need not stay resident.
@@ -96,7 +99,7 @@ class Table:
             raise self._damaged("file is empty", 0, "table header") from error
         try:
             give_way()
-            self._open(crc)
+            self._open(crc if known is None else known.crc, known)
             give_way()
         except BaseException:
             self._map.close()
@@ -108,7 +111,7 @@ class Table:
         self._cache = cache
         self._shelf: dict[int, Block] = {} if cache is None else cache.open(table_id)
 
-    def _open(self, crc: int) -> None:
+    def _open(self, crc: int, known: TableMeta | None) -> None:
         size = len(self._map)
         header = decode_header(self._map[:HEADER_BYTES], MAGIC_TABLE, self.path)
         if header.file_id != self.id:
@@ -129,6 +132,7 @@ class Table:
             crc=crc,
             offset=section.offset,
             path=self.path,
+            known=known,
         )
         if self.meta.id != self.id:
             raise self._damaged("properties of another table", section.offset, "table properties")

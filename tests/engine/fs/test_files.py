@@ -162,6 +162,18 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_on(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_what_is_expected_need_not_be_there(directory: Directory, home: Path) -> None:
+    """Opening says what is wrong, so that asking ahead never does, and waits for nothing."""
+    os.mkfifo(home / "fifo")
+    (home / "folder").mkdir()
+    (home / "link").symlink_to("fifo")
+    directory.create("empty").close()
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("fifo", "folder", "link", "empty", "absent"):
+        directory.expect_ends(name, 100, 4096)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_names_are_those_of_the_open_directory_whatever_its_path(
     directory: Directory, home: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -97,6 +98,23 @@ def test_properties_know_neither_size_nor_checksum() -> None:
     data = encode_properties(META)
     read = decode_properties(data, size=5, crc=6, offset=0, path="")
     assert (read.size, read.crc) == (5, 6)
+
+
+def test_what_is_known_is_kept_where_the_properties_say_the_same() -> None:
+    data = encode_properties(META)
+    known = replace(META)
+    assert decode_properties(data, size=1000, crc=99, offset=0, path="", known=known) is known
+    for other in (replace(META, count=4), replace(META, size=1001), replace(META, crc=98)):
+        found = decode_properties(data, size=1000, crc=99, offset=0, path="", known=other)
+        assert found == META
+
+
+@pytest.mark.parametrize("change", [{"count": 0}, {"min_key": b""}, {"min_key": b"zz"}])
+def test_what_is_known_may_contradict_itself(change: dict[str, Any]) -> None:
+    known = replace(META, **change)
+    data = encode_properties(known)
+    with pytest.raises(CorruptionError, match="contradict"):
+        decode_properties(data, size=1000, crc=99, offset=0, path="", known=known)
 
 
 def test_properties_without_expiry_times_assume_nothing() -> None:
