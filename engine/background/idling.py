@@ -12,11 +12,12 @@ one is not in its place.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Final
 
 from meles.engine.background.scheduler import Scheduler
 from meles.engine.background.stillness import QUIET_SECONDS, Stillness
-from meles.engine.background.whereabouts import Whereabouts
+from meles.engine.background.whereabouts import Whereabouts, moved
 from meles.engine.errors import InvariantError
 from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
@@ -64,8 +65,11 @@ class Idling:
     def _tick(self) -> None:
         self._timer_set = False
         self._caches.look(time.monotonic())
-        self._whereabouts.look()
-        self._writer.hold(self._whereabouts.refusal if self._whereabouts.problems else None)
+        problems = self._whereabouts.look()
+        if problems:
+            self._writer.hold(partial(moved, problems), lasts=self._whereabouts.look)
+        else:
+            self._writer.look_again()
         self._scheduler.poke()
 
     def _held(self, log_bytes: int) -> int:

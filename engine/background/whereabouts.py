@@ -3,8 +3,8 @@
 Runs in: supervisor, on the control thread; `problems` is read by any.
 Invariants: (1) nothing is opened or written at a path: it is only asked what is there; (2) names
 are those of the open directories, so whatever happens to a path, no file lands in another directory
-and what was begun is finished; (3) who opens the path next finds something else, so there is a
-`refusal` for more writes; (4) who comes back to its place is well again.
+and what was begun is finished; (3) who opens the path next finds something else, so more writes are
+refused; (4) who comes back to its place is well again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ class Whereabouts:
         self._directories = list(dict.fromkeys(directories))
         self.problems: list[str] = []
 
-    def look(self) -> None:
+    def look(self) -> list[str]:
+        """What is wrong now, a text for each directory."""
         found = [
             f"{each.path} was moved, removed or replaced while it was open: what was written is in "
-            "the directory that was opened, not at this path, and writes wait until it is back"
+            "the directory that was opened, not at this path; writes are refused until it is back"
             for each in self._directories
             if not each.is_at_its_path()
         ]
         for problem in found:
             if problem not in self.problems:
                 log.warning("%s", problem)
+        if self.problems and not found:
+            log.warning("%s is at its path again", self._directories[0].path)
         self.problems = found
+        return found
 
-    def refusal(self) -> DirectoryMissingError:
-        """What a write gets while there are problems."""
-        return DirectoryMissingError(
-            "; ".join(self.problems),
-            hint="move it back, or close this handle and open the database where it is now",
-        )
+
+def moved(problems: list[str]) -> DirectoryMissingError:
+    """What a write gets."""
+    return DirectoryMissingError(
+        "; ".join(problems),
+        hint="move it back, or close this handle and open the database where it is now",
+    )

@@ -278,7 +278,7 @@ class Directory:
 
         No promise, and no error: whoever opens the file next says what is wrong with it.
         """
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OverflowError):
             fd = os.open(name, os.O_RDONLY | _NOTHING_ODD, dir_fd=self.fd)
             try:
                 for start in (0, max(0, size - length)):

@@ -6,6 +6,7 @@
 cdef enum:
     PAYLOAD_HEAD_BYTES = 24
     BLOCK_HEAD_BYTES = 16
+    SEARCHED_BYTES = 1024        # of a block's beginning are fetched before it is searched
     FLAG_TOMBSTONE = 0x01
     FLAG_EXPIRY = 0x02
     FLAG_POINTER = 0x04

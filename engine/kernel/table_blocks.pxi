@@ -196,6 +196,8 @@ cdef class TableBlocks:
         offset = load64(self._offsets + 8 * nth)
         size = self._size(nth) - BLOCK_HEAD_BYTES
         at = self._base + offset
+        if not scanning:                         # head, columns and keys: a search reads of them all
+            prefetch_all(at, min(size, <uint32_t>SEARCHED_BYTES))
         if at[12] or load32(at + 8) != size or self.sealed:  # a codec, or damage that looks like one
             raw = self._fetch(nth, scanning)
             if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), out):

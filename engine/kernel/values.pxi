@@ -17,8 +17,7 @@ cdef enum:
 cdef class ValueFile:
     """A mapped file of values, for one logical file that lives in it.
 
-    One that is still appended to is mapped piece by piece (`reach`); what lies behind, or is damaged,
-    is for `beyond`.
+    One that is still appended to is mapped as it grows (`reach`); what lies behind is for `beyond`.
     """
 
     cdef Mapped _mapping             # None once closed, and before there is one
@@ -39,9 +38,12 @@ cdef class ValueFile:
         `damaged(what, offset)` makes the error to raise, `closed()` that for a file let go of,
         `beyond(pointer, version)` reads what is not mapped yet. Nothing is, if `mapping` is None.
         """
-        if mapping is not None:
-            self._map(mapping, end, pages)
         self._beyond = beyond
+        if mapping is not None:
+            self._mapping = Mapped(mapping, pages)
+            if end > self._mapping.size:
+                raise ValueError("entries end behind the mapping")
+            self._end = end
         self.logical = logical
         self._damaged = damaged
         self._closed = closed
@@ -51,21 +53,20 @@ cdef class ValueFile:
             if self._new.size != self._old.size:
                 raise ValueError("columns of different lengths")
 
-    cdef _map(self, mapping, uint64_t end, pages):
-        cdef Mapped longer = Mapped(mapping, pages)
-        if end > longer.size:
-            raise ValueError("entries end behind the mapping")
-        self._mapping = longer
-        self._end = end
-
     def reach(self, mapping, uint64_t end, pages=None):
         """The file is mapped up to `end` now. Nothing, if it was further already, or closed."""
+        cdef Mapped longer = Mapped(mapping, pages)
+        cdef Mapped shorter = self._mapping
+        if end > longer.size:
+            raise ValueError("entries end behind the mapping")
         if self._beyond is not None and end > self._end:
-            self._map(mapping, end, pages)
+            self._end = end                      # both at once: letting go of a mapping, which the
+            self._mapping = longer               # frame does, may give up the GIL
 
     def close(self):
         """What is asked from now on raises `closed()`."""
-        self._mapping = self._old = self._new = self._beyond = None
+        self._beyond = None                      # before anything is let go of: see `reach`
+        self._mapping = self._old = self._new = None
         self._places = 0
 
     cdef int64_t _place(self, uint32_t offset) noexcept:
@@ -87,7 +88,9 @@ cdef class ValueFile:
 
     cdef object fetch(self, const uint8_t* pointer, uint64_t version):
         """The value at an encoded address, checked under it."""
-        return self.fetch_at(self._place(load32(pointer + 4)), pointer, version)
+        cdef int64_t place = self._place(load32(pointer + 4))
+        self.ask(place, pointer)
+        return self.fetch_at(place, pointer, version)
 
     cdef inline void ask(self, int64_t place, const uint8_t* pointer) noexcept:
         """Have the processor fetch the beginning of the entry at `place`: it will be read soon."""

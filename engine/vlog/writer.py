@@ -259,6 +259,8 @@ class ValueLogWriter:
     def close(self) -> None:
         """Close; a second call does nothing. A file that readers may still hold is let go instead:
         the last reference closes it."""
+        if self._compiled is not None:
+            self._compiled.close()
         self._file.close()
 
     def __del__(self) -> None:

@@ -67,6 +67,7 @@ class Writer:
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
         self._held: Callable[[], Error] | None = None  # the refusal, if it is not for good
+        self._hold_lasts: Callable[[], object] = bool
         self._counters = WriteCounters()
         self.room = Room(self.lock, store, options, self._counters, poke)
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
@@ -128,7 +129,7 @@ class Writer:
             self._hold_back()
         with self.lock:
             if self.refusal is not None:
-                raise self.refusal()
+                self._refuse_locked()
             active = self.active
             if active.end >= self._limit:
                 active = self._rotate_locked()
@@ -176,7 +177,7 @@ class Writer:
             self._hold_back()
         with self.lock:
             if self.refusal is not None:
-                raise self.refusal()
+                self._refuse_locked()
             active = self.active
             if active.end >= self._limit:
                 active = self._rotate_locked()
@@ -236,7 +237,7 @@ class Writer:
         """Seal the active memtable and begin the next; waits while too many are unflushed."""
         self.room.wait_locked(self._is_refused)
         if self.refusal is not None:
-            raise self.refusal()
+            self._refuse_locked()
         active = self.active
         if active.log is None or active.end < self._limit:
             return active  # somebody else rotated while this thread waited
@@ -289,7 +290,7 @@ class Writer:
         """
         with self.lock:
             if self.refusal is not None:
-                raise self.refusal()
+                self._refuse_locked()
             ts = self._oracle.published + 1
             self._commit_edit_locked(Edit(add_drops=(Drop(prefixes, ts),), max_ts=ts))
             self._oracle.published = ts
@@ -299,7 +300,7 @@ class Writer:
         """Ban a namespace: whatever is written later is checked against it."""
         with self.lock:
             if self.refusal is not None:
-                raise self.refusal()
+                self._refuse_locked()
             self._commit_edit_locked(Edit(ban=(namespace,)))
             self.arm()
 
@@ -315,7 +316,7 @@ class Writer:
             self.check()
             if self.active.log is None or self.active.records == 0:
                 return None
-            self.room.wait_locked(self._is_refused, patience)
+            self.room.wait_locked(lambda: self.ended, patience)
             sealed = self.active
             if sealed.log is None or sealed.records == 0:
                 return None
@@ -462,13 +463,30 @@ class Writer:
                 self.arm()
             self.room.notify_locked()
 
-    def hold(self, why: Callable[[], Error] | None) -> None:
-        """Refuse writes until called with None; a lasting reason stays the stronger one."""
+    def hold(self, why: Callable[[], Error], lasts: Callable[[], object]) -> None:
+        """Refuse writes as long as `lasts()`, which each is told by; a final reason is stronger."""
         with self.lock:
-            if self.refusal is self._held:
+            if self.refusal is None:
                 self.refusal = self._held = why
+                self._hold_lasts = lasts
                 self.arm()
                 self.room.notify_locked()
+
+    def look_again(self) -> None:
+        """Take writes again if what held them is over."""
+        with self.lock:
+            if self._held is not None:
+                self._still_refused_locked()
+
+    def _still_refused_locked(self) -> Callable[[], Error] | None:
+        if self.refusal is self._held and not self._hold_lasts():
+            self.refusal = self._held = None
+            self.arm()
+        return self.refusal
+
+    def _refuse_locked(self) -> None:
+        if (why := self._still_refused_locked()) is not None:
+            raise why()
 
     @property
     def ended(self) -> bool:

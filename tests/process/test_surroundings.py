@@ -151,12 +151,36 @@ def test_a_directory_that_moves_is_noticed(tmp_path, monkeypatch, move, which):
         assert db.get(b"late") is None
         db.flush(60)
         if move is away:
+            monkeypatch.setattr(idling, "DOZE_SECONDS", 1e6)
+            monkeypatch.setattr(idling, "QUIET_SECONDS", 1e6)
             where.with_name("elsewhere").rename(where)
-            wait_until(lambda: db.health().status == "ok", 60)
-            db[b"late"] = bytes(2000)
+            db[b"late"] = bytes(2000)  # a write looks for itself
+            assert db.health().status == "ok"
         assert db.close().clean
     if move is replaced:
         assert os.listdir(where) == []
+
+
+def test_a_directory_that_moves_and_comes_back_while_nobody_writes(tmp_path, monkeypatch):
+    """Inline nobody looks by himself: the first call does that has something else to do, too."""
+    monkeypatch.setattr(idling, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(idling, "DOZE_SECONDS", 0.05)
+    home = tmp_path / "db"
+    with meles.open(home, **{**OPTIONS, "workers": "inline"}) as db:
+        db[b"k"] = b"v"
+        home.rename(tmp_path / "elsewhere")
+        wait_until(lambda: db.wait_idle(10) and db.health().status == "degraded", 60)
+        with pytest.raises(meles.DirectoryMissingError):
+            db[b"k"] = b"w"
+        (tmp_path / "elsewhere").rename(home)
+        db[b"k"] = b"w"
+        assert db.health().status == "ok"
+        home.rename(tmp_path / "elsewhere")
+        wait_until(lambda: db.wait_idle(10) and db.health().status == "degraded", 60)
+        (tmp_path / "elsewhere").rename(home)
+        wait_until(lambda: db.wait_idle(10) and db.health().status == "ok", 60)
+        db[b"k"] = b"x"
+        assert db.close().clean
 
 
 @pytest.mark.parametrize("workers", ["inline", "process"])

@@ -20,7 +20,7 @@ from meles.engine.fs.pages import Pages
 from meles.engine.vlog import writer as module
 from meles.engine.vlog.value_log import ValueLogView
 from meles.engine.vlog.writer import ValueLogWriter
-from twins import needs_native
+from twins import NATIVE, needs_native
 
 pytestmark = needs_native
 
@@ -169,6 +169,19 @@ def test_a_mapping_is_replaced_by_a_longer_one_only(directory: Directory) -> Non
     writer.close()
 
 
+def test_after_closing_nothing_is_read_and_nothing_is_mapped(directory: Directory) -> None:
+    writer, pointers = filled(directory)
+    view = ValueLogView("here", [writer])
+    assert view.compiled(pointers[0], VERSION) == VALUE
+    writer.append(VALUE, VERSION)
+    view.close()
+    for pointer in (pointers[0], pointers[-1]):
+        with pytest.raises(ClosedError):
+            view.compiled(pointer, VERSION)
+    with open("/proc/self/maps") as maps:
+        assert not any(directory.path in line for line in maps)
+
+
 def test_a_map_keeps_the_file_and_the_file_no_map(directory: Directory) -> None:
     """In no cycle of references: descriptor and mapping go with the last user."""
     writer, pointers = filled(directory)
@@ -211,4 +224,34 @@ def test_readers_beside_an_appending_thread(directory: Directory) -> None:
         reader.join(60)
     assert failures == []
     assert all(read(pointer, VERSION) == VALUE for pointer in published)
+    writer.close()
+
+
+def test_of_two_that_map_more_the_longer_mapping_stays(directory: Directory) -> None:
+    """Also if the other thread comes while the mapping before is let go of, which takes a while."""
+    value, part = bytes((1 << 18) - 16), 1 << 18
+    writer = ValueLogWriter(directory, 1)
+    last = [writer.append(value, VERSION).encode() for _ in range(200)][-1]
+    whole = writer.end
+    for _ in range(100):
+        file = NATIVE.ValueFile(
+            None, 0, 1, None, None, None, None, beyond=lambda _pointer, _version: b"beyond"
+        )
+        before = writer._file.map(100 * part)
+        assert before[:: mmap.PAGESIZE]  # so that there is something to let go of
+        file.reach(before, 100 * part)
+        del before
+        shorter, longer = writer._file.map(101 * part), writer._file.map(whole)
+        begun = threading.Event()
+
+        def second(file=file, shorter=shorter, begun=begun) -> None:
+            begun.wait(60)
+            file.reach(shorter, 101 * part)
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        begun.set()
+        file.reach(longer, whole)
+        thread.join(60)
+        assert NATIVE.ValueMap([file], None)(last, VERSION) == value
     writer.close()
