@@ -47,6 +47,8 @@ SECRETS = "tests/security/test_encryption.py"
 KEYS = "tests/api/test_encryption.py"
 COPIES = f"{SECRETS}::test_copies_of_a_live_directory_opened_elsewhere"
 SEALED = "tests/engine/kernel/test_sealed_blocks.py"
+BAD_DISK = "tests/process/test_bad_disk.py"
+HELD = f"{BAD_DISK}::test_a_worker_that_the_disk_holds_is_replaced_when_it_is_let_go"
 
 BUGS = (
     Bug("acknowledged before it is synced", "D2",
@@ -138,6 +140,15 @@ BUGS = (
           "        if task is None or answer.generation != task.generation:\n            return False",
           "        if task is None:\n            return False"),),
         "tests/workers/test_process_pool.py::test_an_answer_of_an_older_generation_is_dropped"),
+    Bug("a worker with a verdict is not replaced", "L",
+        (("workers/parent/crew.py",
+          "        else:\n            self._restart_later(worker, self._clock())",
+          "        elif not worker.verdict:\n            self._restart_later(worker, self._clock())"),),
+        f"{HELD}[compactor]"),
+    Bug("a flush runs again under the name of the first", "W",
+        (("engine/background/flushing.py",
+          "        return dataclasses.replace(job, table_id=self._store.reserve_tables(1))",
+          "        return job"),), f"{HELD}[flusher]"),
     Bug("an output is not checked", "W",
         (("engine/outputs.py",
           "        if table.meta.size != file.size or table.file_crc() != file.crc:",
