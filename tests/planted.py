@@ -149,6 +149,12 @@ BUGS = (
         (("engine/background/flushing.py",
           "        return dataclasses.replace(job, table_id=self._store.reserve_tables(1))",
           "        return job"),), f"{HELD}[flusher]"),
+    Bug("a log that cannot be read is blank", "D1",
+        (("engine/recovery.py",
+          "    with directory.open(name) as file:\n        head = file.pread(_HEAD_BYTES, 0)\n",
+          "    try:\n        head = directory.open(name).pread(_HEAD_BYTES, 0)\n"
+          "    except OSError:\n        return True\n"),),
+        f"{BAD_DISK}::test_a_log_that_cannot_be_read_is_not_taken_for_an_empty_one"),
     Bug("an output is not checked", "W",
         (("engine/outputs.py",
           "        if table.meta.size != file.size or table.file_crc() != file.crc:",

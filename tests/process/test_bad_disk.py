@@ -109,6 +109,58 @@ def test_what_cannot_be_read_is_never_wrong_for_long(program, tally, disk):
     read_with_bad_sectors(program, tally, disk, BAD)
 
 
+DYING = """
+import os
+import sys
+import meles
+db = meles.open(sys.argv[1], sync="none", workers="inline")
+for n in range(2000):
+    db.set(b"k%04d" % n, b"%d " % n * 30)
+print("filled", flush=True)
+sys.stdin.read()
+os._exit(9)
+"""
+
+LOOKING = """
+import sys
+import meles
+print("looking", flush=True)
+try:
+    db = meles.open(sys.argv[1], mode="read_only")
+except (meles.Error, OSError) as error:
+    print("refused", type(error).__name__, flush=True)
+    sys.exit(0)
+for n in range(2000):
+    value = db.get(b"k%04d" % n)
+    assert value == b"%d " % n * 30, (n, value and value[:20])
+db.close()
+print("read", flush=True)
+"""
+
+
+def test_a_log_that_cannot_be_read_is_not_taken_for_an_empty_one(program, tally, disk):
+    """What was acknowledged and is in a log alone: all of it is there, or nothing is opened."""
+    home = disk.path / "db"
+    filling = program("-c", DYING, str(home))
+    filling.expect("filled")
+    filling.kill()
+    disk.settle()
+    whole = shutil.copyfile(disk.image, disk.image.with_suffix(".whole"))
+    outcomes = Counter()
+    try:
+        for percent in range(4, 40, 3):
+            disk.lose(percent / 100)
+            reader = program("-c", LOOKING, str(home))
+            reader.expect("looking")
+            outcomes[reader.line()] += 1
+            assert reader.wait(DEADLINE) in (0, -signal.SIGBUS), reader.errors()
+            disk.mend(whole)
+    finally:
+        whole.unlink()
+    tally("logs that cannot be read", sum(outcomes.values()), outcomes["refused OSError"])
+    assert outcomes["refused OSError"], f"void: {outcomes}"
+
+
 # -- a disk that stops answering -----------------------------------------------------------------
 
 HANG = {"worker_hang_timeout": 0.5, "worker_heartbeat": 0.1}
