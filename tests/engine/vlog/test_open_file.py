@@ -20,9 +20,9 @@ from meles.engine.fs.pages import Pages
 from meles.engine.vlog import writer as module
 from meles.engine.vlog.value_log import ValueLogView
 from meles.engine.vlog.writer import ValueLogWriter
-from twins import NATIVE, needs_native
+from twins import NATIVE, needs_native_run
 
-pytestmark = needs_native
+pytestmark = needs_native_run
 
 VERSION = 7
 VALUE = bytes(range(250)) * 20
