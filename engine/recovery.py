@@ -326,7 +326,7 @@ def open_tables(state: Recovering) -> None:
         directory.expect_ends(file_name(Kind.TABLE, meta.id), meta.size, _END_BYTES)
     state.tables = [open_one(meta) for meta in metas]
     for table, meta in zip(state.tables, metas, strict=True):
-        if table.meta is not meta and table.meta != meta:
+        if table.meta != meta:
             raise CorruptionError(
                 "the table is not the one the MANIFEST describes",
                 path=table.path, offset=0, kind="table properties",

@@ -23,6 +23,7 @@ from meles.engine.jobs import Job, JobResult
 from meles.engine.store import Store
 from meles.engine.table.cache_health import CacheHealth
 from meles.engine.vlog.liveness import live_bytes
+from meles.engine.writing.failure import Hold
 from meles.engine.writing.writer import Writer
 
 # Between two looks while nobody writes: neither beginning to nor moving the directory is announced.
@@ -67,7 +68,7 @@ class Idling:
         self._caches.look(time.monotonic())
         problems = self._whereabouts.look()
         if problems:
-            self._writer.hold(partial(moved, problems), lasts=self._whereabouts.look)
+            self._writer.hold(Hold(partial(moved, problems), self._whereabouts.look))
         else:
             self._writer.look_again()
         self._scheduler.poke()

@@ -36,8 +36,9 @@ class Whereabouts:
         for problem in found:
             if problem not in self.problems:
                 log.warning("%s", problem)
-        if self.problems and not found:
-            log.warning("%s is at its path again", self._directories[0].path)
+        for problem in self.problems:
+            if problem not in found:
+                log.warning("no more: %s", problem)
         self.problems = found
         return found
 

@@ -57,4 +57,4 @@ def ids_of(kind: Kind, names: Iterable[str]) -> list[int]:
     """Ids of all files of a kind among `names`, ascending."""
     suffix = f".{kind.value}"
     parsed = (parse_name(name) for name in names if name.endswith(suffix))
-    return sorted(item[1] for item in parsed if item is not None and item[0] is kind)
+    return sorted(item[1] for item in parsed if item is not None)

@@ -13,6 +13,14 @@ cdef enum:
     ASKED_BYTES = 2048           # of a value are fetched ahead; what follows, by the checksum's loop
 
 
+cdef Mapped mapped_to(mapping, uint64_t end, pages):
+    """A mapping of what ends there."""
+    cdef Mapped mapped = Mapped(mapping, pages)
+    if end > mapped.size:
+        raise ValueError("entries end behind the mapping")
+    return mapped
+
+
 @cython.no_gc
 cdef class ValueFile:
     """A mapped file of values, for one logical file that lives in it.
@@ -40,9 +48,7 @@ cdef class ValueFile:
         """
         self._beyond = beyond
         if mapping is not None:
-            self._mapping = Mapped(mapping, pages)
-            if end > self._mapping.size:
-                raise ValueError("entries end behind the mapping")
+            self._mapping = mapped_to(mapping, end, pages)
             self._end = end
         self.logical = logical
         self._damaged = damaged
@@ -55,10 +61,8 @@ cdef class ValueFile:
 
     def reach(self, mapping, uint64_t end, pages=None):
         """The file is mapped up to `end` now. Nothing, if it was further already, or closed."""
-        cdef Mapped longer = Mapped(mapping, pages)
+        cdef Mapped longer = mapped_to(mapping, end, pages)
         cdef Mapped shorter = self._mapping
-        if end > longer.size:
-            raise ValueError("entries end behind the mapping")
         if self._beyond is not None and end > self._end:
             self._end = end                      # both at once: letting go of a mapping, which the
             self._mapping = longer               # frame does, may give up the GIL

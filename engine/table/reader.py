@@ -30,7 +30,7 @@ from meles.engine.errors import ClosedError, CorruptionError
 from meles.engine.fs.files import AROUND_BYTES, NO_MAPPING, Directory, forget_pages
 from meles.engine.fs.names import Kind, file_name
 from meles.engine.fs.pages import Pages
-from meles.engine.giving_way import give_way, step_aside
+from meles.engine.giving_way import give_way
 from meles.engine.kernel import NATIVE
 from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block import Block, Found
@@ -57,7 +57,6 @@ FORGET_BYTES: Final = 256 << 10  # a job passes so many of a table before they a
 
 def _crc_of(view: memoryview, crc: int) -> int:
     """As `crc32c`, compiled without the GIL."""
-    step_aside()
     return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 

@@ -1,4 +1,4 @@
-"""Why nothing is written any more: the first write or fsync that failed.
+"""Why nothing is written: the first write or fsync that failed, or what holds writes for a while.
 
 Runs in: supervisor.
 The kernel forgets the error of a failed fsync, so trying again would lie: every later write gets
@@ -7,7 +7,9 @@ the first error, until the database is opened anew.
 
 from __future__ import annotations
 
-from meles.engine.errors import StoreFailedError, WriteStallError
+from collections.abc import Callable
+
+from meles.engine.errors import Error, StoreFailedError, WriteStallError
 
 
 class WriteFailure:
@@ -20,6 +22,17 @@ class WriteFailure:
         error = StoreFailedError(f"an earlier write failed: {self.cause}")
         error.__cause__ = self.cause
         return error
+
+
+class Hold:
+    """Makes the error of each write as long as `lasts()`."""
+
+    def __init__(self, why: Callable[[], Error], lasts: Callable[[], object]) -> None:
+        self.why = why
+        self.lasts = lasts
+
+    def __call__(self) -> Error:
+        return self.why()
 
 
 def descriptor_shortage(error: Exception) -> WriteStallError:

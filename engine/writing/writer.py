@@ -32,7 +32,7 @@ from meles.engine.txn.oracle import Oracle
 from meles.engine.vlog.writer import ValueLogWriter
 from meles.engine.writing.brake import Brake
 from meles.engine.writing.counters import WriteCounters
-from meles.engine.writing.failure import WriteFailure, descriptor_shortage
+from meles.engine.writing.failure import Hold, WriteFailure, descriptor_shortage
 from meles.engine.writing.plain_writer import Lock, PlainWriter
 from meles.engine.writing.room import Room
 from meles.engine.writing.value_sink import ValueSink
@@ -66,8 +66,6 @@ class Writer:
         self.active.first_ts = oracle.published + 1
         self.sink = ValueSink(store, options)
         self.refusal: Callable[[], Error] | None = None
-        self._held: Callable[[], Error] | None = None  # the refusal, if it is not for good
-        self._hold_lasts: Callable[[], object] = bool
         self._counters = WriteCounters()
         self.room = Room(self.lock, store, options, self._counters, poke)
         self.after_commit: list[CommitHook] = []  # under the lock, in commit order
@@ -463,24 +461,22 @@ class Writer:
                 self.arm()
             self.room.notify_locked()
 
-    def hold(self, why: Callable[[], Error], lasts: Callable[[], object]) -> None:
-        """Refuse writes as long as `lasts()`, which each is told by; a final reason is stronger."""
+    def hold(self, why: Hold) -> None:
+        """Refuse writes as long as it lasts; a final reason is stronger."""
         with self.lock:
             if self.refusal is None:
-                self.refusal = self._held = why
-                self._hold_lasts = lasts
+                self.refusal = why
                 self.arm()
                 self.room.notify_locked()
 
     def look_again(self) -> None:
         """Take writes again if what held them is over."""
         with self.lock:
-            if self._held is not None:
-                self._still_refused_locked()
+            self._still_refused_locked()
 
     def _still_refused_locked(self) -> Callable[[], Error] | None:
-        if self.refusal is self._held and not self._hold_lasts():
-            self.refusal = self._held = None
+        if isinstance(self.refusal, Hold) and not self.refusal.lasts():
+            self.refusal = None
             self.arm()
         return self.refusal
 
@@ -491,7 +487,7 @@ class Writer:
     @property
     def ended(self) -> bool:
         """Whether writes are refused for good."""
-        return self.refusal is not self._held
+        return self.refusal is not None and not isinstance(self.refusal, Hold)
 
     @property
     def failure(self) -> Exception | None:

@@ -109,18 +109,10 @@ def under_a_file(where: Path) -> None:
     where.parent.touch()
 
 
-def written_by_transaction(db):
+def written_by(begin):
     def write(key, value):
-        with db.update() as txn:
-            txn[key] = value
-
-    return write
-
-
-def written_by_batch(db):
-    def write(key, value):
-        with db.write_batch() as batch:
-            batch[key] = value
+        with begin() as changes:
+            changes[key] = value
 
     return write
 
@@ -143,7 +135,7 @@ def test_a_directory_that_moves_is_noticed(tmp_path, monkeypatch, move, which):
         move(where)
         health = wait_until(lambda: (found := db.health()).status == "degraded" and found, 60)
         assert [str(where) in reason for reason in health.reasons] == [True]
-        for write in (db.set, written_by_transaction(db), written_by_batch(db)):
+        for write in (db.set, written_by(db.update), written_by(db.write_batch)):
             with pytest.raises(meles.DirectoryMissingError) as refused:
                 write(b"late", b"v")
             assert str(where) in refused.value.message

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +59,12 @@ def filled(directory: Directory, count: int = 1000, **more: Pages) -> tuple[Valu
     """A file of several MiB, and the address of each value in it."""
     writer = ValueLogWriter(directory, 1, **more)
     return writer, [writer.append(VALUE, VERSION).encode() for _ in range(count)]
+
+
+def is_mapped(directory: Directory) -> bool:
+    """Whether a file of it is mapped in this process."""
+    with open("/proc/self/maps") as maps:
+        return any(directory.path in line for line in maps)
 
 
 def read_of(writer: ValueLogWriter):
@@ -178,8 +184,7 @@ def test_after_closing_nothing_is_read_and_nothing_is_mapped(directory: Director
     for pointer in (pointers[0], pointers[-1]):
         with pytest.raises(ClosedError):
             view.compiled(pointer, VERSION)
-    with open("/proc/self/maps") as maps:
-        assert not any(directory.path in line for line in maps)
+    assert not is_mapped(directory)
 
 
 def test_a_map_keeps_the_file_and_the_file_no_map(directory: Directory) -> None:
@@ -195,34 +200,21 @@ def test_a_map_keeps_the_file_and_the_file_no_map(directory: Directory) -> None:
     assert read(late, VERSION) == VALUE
     del read
     assert len(os.listdir("/proc/self/fd")) < before
-    with open("/proc/self/maps") as maps:
-        assert not any(directory.path in line for line in maps)
+    assert not is_mapped(directory)
 
 
-def test_readers_beside_an_appending_thread(directory: Directory) -> None:
+def test_readers_beside_an_appending_thread(directory: Directory, reading: Any) -> None:
     writer = ValueLogWriter(directory, 1)
     read = read_of(writer)
     published: list[bytes] = []
-    failures: list[BaseException] = []
-    done = threading.Event()
 
-    def read_everything() -> None:
-        try:
-            while not done.is_set():
-                for pointer in published[:: max(1, len(published) // 50)]:
-                    assert read(pointer, VERSION) == VALUE
-        except BaseException as error:  # noqa: BLE001 - handed to the test
-            failures.append(error)
+    def read_some() -> None:
+        for pointer in published[:: max(1, len(published) // 50)]:
+            assert read(pointer, VERSION) == VALUE
 
-    readers = [threading.Thread(target=read_everything) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for _ in range(3000):
-        published.append(writer.append(VALUE, VERSION).encode())
-    done.set()
-    for reader in readers:
-        reader.join(60)
-    assert failures == []
+    with reading(read_some):
+        for _ in range(3000):
+            published.append(writer.append(VALUE, VERSION).encode())
     assert all(read(pointer, VERSION) == VALUE for pointer in published)
     writer.close()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -203,34 +202,19 @@ def test_a_failing_sync_is_passed_on(tmp_path: Path) -> None:
         writer.close()
 
 
-def test_readers_beside_an_appending_thread(directory: Directory) -> None:
+def test_readers_beside_an_appending_thread(directory: Directory, reading: Any) -> None:
     writer = ValueLogWriter(directory, 1)
     published: list[tuple[bytes, bytes]] = []
-    failures: list[BaseException] = []
-    done = threading.Event()
 
     def read_everything() -> None:
-        try:
-            while True:
-                last = done.is_set()
-                for pointer, value in list(published):
-                    assert writer.fetch(pointer) == value
-                if last:
-                    return
-        except BaseException as error:  # noqa: BLE001 - handed to the test
-            failures.append(error)
+        for pointer, value in list(published):
+            assert writer.fetch(pointer) == value
 
-    readers = [threading.Thread(target=read_everything) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for number in range(300):
-        value = bytes([number % 256]) * (number * 7)
-        published.append((writer.append(value, number).encode(), value))
-    done.set()
-    for reader in readers:
-        reader.join()
+    with reading(read_everything):
+        for number in range(300):
+            value = bytes([number % 256]) * (number * 7)
+            published.append((writer.append(value, number).encode(), value))
     writer.close()
-    assert failures == []
 
 
 def test_the_last_reference_closes_the_file(directory: Directory) -> None:
