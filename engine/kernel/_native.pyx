@@ -93,11 +93,13 @@ def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=
     cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
     cdef size_t size = data.shape[0]
     with nogil:                                  # the buffer is held
-        handover_given_back()                    # who checks a whole file needs no interpreter
+        handover_give_back()                     # who checks a whole file needs no interpreter
         if by_table:
             start = ~crc_by_table(at, size, ~start)
         else:
             start = crc32c_extend(at, size, start)
+        handover_ask()
+    handover_take()
     return start
 
 

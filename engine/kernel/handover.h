@@ -6,26 +6,75 @@
 #include <sched.h>
 #include <time.h>
 
-#define COME_NS 150000 /* longer than a thread takes to wake, if there is a processor for it */
-#define COMMIT_NS 200000 /* a busy writer commits more often */
-#define HOLD_NS 400000 /* nearly all steps of background work are shorter */
+#define COME_NS 150000      /* longer than a thread takes to wake, if there is a processor for it */
+#define COMMIT_NS 200000    /* a busy writer commits more often */
+#define HOLD_NS 400000      /* nearly all steps of background work are shorter */
+#define AGAIN_NS 1000000    /* who asked and did not come had no processor, and may have one soon */
+#define PATIENCE_NS 5000000 /* what the interpreter itself lets a thread wait */
 
-enum { NOBODY, ASKED, OFFERED, HELD };
-static int handover_state; /* of the one request there is; a second one is served by the 5 ms */
+enum { NEVER, AT_ONCE }; /* else a time */
+static long handover_due;     /* when a commit is to offer the interpreter */
 
+enum { NOBODY, OFFERED, HELD };
+static int handover_state; /* of the one offer there is */
+
+static __thread int handover_background; /* whether this thread is one that commits let in */
+
+static inline long handover_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+static inline void handover_set_due(long when) {
+    __atomic_store_n(&handover_due, when, __ATOMIC_RELAXED);
+}
 static inline int handover_step(int from, int to) {
     return __atomic_compare_exchange_n(&handover_state, &from, to, 0, __ATOMIC_RELAXED,
                                        __ATOMIC_RELAXED);
 }
-static inline int handover_asked(void) {
-    return __atomic_load_n(&handover_state, __ATOMIC_RELAXED) == ASKED;
+static inline int handover_lasts(int state, long most) {
+    long begun = handover_now();
+    do {
+        sched_yield();
+        if (__atomic_load_n(&handover_state, __ATOMIC_RELAXED) != state) return 0;
+    } while (handover_now() - begun < most);
+    return 1;
 }
-static inline void handover_ask(void) { __atomic_store_n(&handover_state, ASKED, __ATOMIC_RELAXED); }
-static inline void handover_taken(void) {
-    if (!handover_step(OFFERED, HELD)) handover_step(ASKED, NOBODY);
-}
-static inline void handover_given_back(void) { handover_step(HELD, NOBODY); }
 
+/* -- a background thread; on any other these do nothing ---------------------------------------- */
+
+/* It has the interpreter, and if that is taken from it, nobody will know that it waits. */
+static inline void handover_take(void) {
+    if (!handover_background) return;
+    handover_set_due(handover_now() + PATIENCE_NS);
+    handover_step(OFFERED, HELD);
+}
+static inline void handover_begin(void) {
+    handover_background = 1;
+    handover_take();
+}
+/* It does without the interpreter for a while. Nobody knows when it is back, but for an `ask`. */
+static inline void handover_give_back(void) {
+    if (!handover_background) return;
+    handover_set_due(handover_now() + PATIENCE_NS);
+    handover_step(HELD, NOBODY);
+}
+/* It has nothing to do. */
+static inline void handover_rest(void) {
+    if (!handover_background) return;
+    handover_set_due(NEVER);
+    handover_step(HELD, NOBODY);
+}
+static inline void handover_end(void) {
+    handover_rest();
+    handover_background = 0;
+}
+/* Without the interpreter, awake: a thread asleep comes 50 to 100 us after it is called. */
+static inline void handover_ask(void) {
+    if (!handover_background) return;
+    handover_set_due(AT_ONCE);
+    handover_lasts(NOBODY, COMMIT_NS);
+}
 static inline void handover_nap(double seconds) {
     struct timespec left;
     left.tv_sec = (time_t)seconds;
@@ -33,27 +82,19 @@ static inline void handover_nap(double seconds) {
     nanosleep(&left, NULL);
 }
 
-static inline int handover_lasts(int wanted, long most) {
-    struct timespec begun, now;
-    clock_gettime(CLOCK_MONOTONIC, &begun);
-    do {
-        sched_yield();
-        if (__atomic_load_n(&handover_state, __ATOMIC_RELAXED) != wanted) return 0;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while ((now.tv_sec - begun.tv_sec) * 1000000000L + (now.tv_nsec - begun.tv_nsec) < most);
-    return 1;
+/* -- a committing thread ----------------------------------------------------------------------- */
+
+static inline int handover_is_due(void) {
+    long due = __atomic_load_n(&handover_due, __ATOMIC_RELAXED);
+    return due != NEVER && (due == AT_ONCE || handover_now() >= due);
 }
 
-/* Without the interpreter, awake: a thread asleep comes 50 to 100 us after it is called. */
-static inline void handover_ask_awake(void) {
-    handover_ask();
-    handover_lasts(ASKED, COMMIT_NS);
-}
-
-/* Without the interpreter: until whoever asked had it. One that does not come is not waited for
-   again: it has no processor. Awake, as falling asleep and waking takes as long as most steps. */
+/* Without the interpreter: until a background thread had it, or does not come. Awake, as falling
+   asleep and waking takes as long as most steps. */
 static inline void handover_offer(void) {
-    if (!handover_step(ASKED, OFFERED)) return;
+    long asked = __atomic_load_n(&handover_due, __ATOMIC_RELAXED) == AT_ONCE;
+    if (!handover_step(NOBODY, OFFERED)) return;
+    handover_set_due(handover_now() + (asked ? AGAIN_NS : PATIENCE_NS));
     if (handover_lasts(OFFERED, COME_NS))
         handover_step(OFFERED, NOBODY);
     else

@@ -6,19 +6,23 @@ whoever runs gave up the interpreter on purpose.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import meles
 import pytest
-from meles.engine.giving_way import give_way, in_background
+from meles.engine.giving_way import give_way, in_background, rest
 from twins import NATIVE, needs_native_run
 
 STEPS = 20
 PATIENCE = 30.0
+NEVER_READY = os.eventfd(0, os.EFD_CLOEXEC)
+MANY_BYTES = bytes(100_000)
 
 
 @pytest.fixture
@@ -35,17 +39,17 @@ def work(seconds: float) -> None:
         pass
 
 
-def seen_between_steps(begin: Callable[[], None], step_seconds: float) -> set[int]:
+def seen_between_steps(where: AbstractContextManager[None], step_seconds: float) -> set[int]:
     """What another thread sees of the steps done by one that gives way after each."""
     done = [0]
     ended = threading.Event()
 
     def run() -> None:
-        begin()
-        for _ in range(STEPS):
-            work(step_seconds)
-            done[0] += 1
-            give_way()
+        with where:
+            for _ in range(STEPS):
+                work(step_seconds)
+                done[0] += 1
+                give_way()
         ended.set()
 
     seen = set()
@@ -60,48 +64,97 @@ def seen_between_steps(begin: Callable[[], None], step_seconds: float) -> set[in
 
 @pytest.mark.usefixtures("no_switching")
 def test_others_run_between_two_steps() -> None:
-    assert len(seen_between_steps(in_background, 2e-4)) > STEPS // 2
+    assert len(seen_between_steps(in_background(), 2e-4)) > STEPS // 2
 
 
 @pytest.mark.usefixtures("no_switching")
 def test_a_thread_that_is_not_in_the_background_goes_on() -> None:
     """Inline the work is done by the committing thread itself."""
-    assert len(seen_between_steps(lambda: None, 2e-4)) <= 2
+    assert len(seen_between_steps(nullcontext(), 2e-4)) <= 2
+
+
+def nap() -> None:
+    NATIVE.nap(0.02)
+
+
+def rest_for_a_while() -> None:
+    rest(NEVER_READY, 0.02)
+
+
+def check_bytes() -> None:
+    NATIVE.crc32c(MANY_BYTES)
+
+
+def wait_unannounced() -> None:
+    """A call that lets go of the interpreter and does not say so to anybody."""
+    time.sleep(0.001)
+
+
+def set_one(db: meles.DB) -> None:
+    db.set(b"k", b"v")
+
+
+def write_a_batch(db: meles.DB) -> None:
+    with db.write_batch() as batch:
+        batch.set(b"k", b"v")
 
 
 @needs_native_run
 @pytest.mark.usefixtures("no_switching")
-@pytest.mark.parametrize("how", ["set", "write_batch"])
-def test_a_commit_hands_the_interpreter_over(tmp_path: Path, how: str) -> None:
-    """One that never waits for anything keeps no background thread waiting.
+@pytest.mark.parametrize("commit", [set_one, write_a_batch])
+@pytest.mark.parametrize("away", [nap, rest_for_a_while, check_bytes, wait_unannounced])
+def test_commits_let_a_background_thread_come_back(
+    tmp_path: Path, away: Callable[[], None], commit: Callable[[meles.DB], None]
+) -> None:
+    """Commits that never wait for anything keep no background thread waiting, wherever it was."""
+    came = threading.Event()
 
-    Some threads, as one that has no processor at its moment is left to the interpreter's interval.
-    """
-    came = []
-    threads = [
-        threading.Thread(target=lambda nth=nth: came.append(NATIVE.nap(0.02 * nth)))
-        for nth in range(1, 20)
-    ]
+    def run() -> None:
+        with in_background():
+            for _ in range(STEPS):
+                away()
+        came.set()
 
-    def commit(db: meles.DB) -> None:
-        if how == "write_batch":
-            with db.write_batch() as batch:
-                batch.set(b"k", b"v")
-        else:
-            db.set(b"k", b"v")
-
+    thread = threading.Thread(target=run)
     with meles.open(tmp_path, workers="inline", sync="none") as db:
-        for thread in threads:
-            thread.start()
+        thread.start()
         for _ in range(60_000):  # the log need not grow for them, which would give it up
-            if came:
+            if came.is_set():
                 break
             work(1e-4)
             commit(db)
-        there = len(came)
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert there > 0
+        there = came.is_set()
+    thread.join(PATIENCE)
+    assert there
+
+
+@needs_native_run
+def test_a_background_thread_comes_back_beside_one_that_lets_go_for_a_moment(
+    tmp_path: Path,
+) -> None:
+    """Each time it is woken, comes too late, and would wait anew."""
+    came = threading.Event()
+
+    def run() -> None:
+        with in_background():
+            for _ in range(STEPS):
+                wait_unannounced()
+        came.set()
+
+    thread = threading.Thread(target=run)
+    with meles.open(tmp_path / "db", workers="inline", sync="none") as db:
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        thread.start()
+        for _ in range(60_000):
+            if came.is_set():
+                break
+            work(1e-4)
+            os.pread(fd, 1, 0)
+            db.set(b"k", b"v")
+        there = came.is_set()
+        os.close(fd)
+    thread.join(PATIENCE)
+    assert there
 
 
 def in_turn(nth: int) -> None:
@@ -110,9 +163,15 @@ def in_turn(nth: int) -> None:
         NATIVE.step_aside()
 
 
+def nap_often() -> None:
+    with in_background():
+        for nth in range(50):
+            in_turn(nth)
+
+
 @needs_native_run
 def test_many_that_nap_at_once_all_go_on(tmp_path: Path) -> None:
-    naps = [threading.Thread(target=lambda: [in_turn(nth) for nth in range(50)]) for _ in range(4)]
+    naps = [threading.Thread(target=nap_often) for _ in range(4)]
     with meles.open(tmp_path, workers="inline", sync="none") as db:
         for thread in naps:
             thread.start()

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from meles.engine.giving_way import give_way, in_background, step_aside
+from meles.engine.giving_way import give_way, in_background, rest
 from meles.workers.parent.protocol import OnError
 
 READ: Final = selectors.EVENT_READ
@@ -48,12 +48,12 @@ class ControlLoop:
         self._stopping = False
         self._ended = False
         # loop thread only
-        self._selector: selectors.BaseSelector
+        self._selector: selectors.EpollSelector
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin. What was called before runs first."""
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake_fd, READ, self._woken)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -119,7 +119,11 @@ class ControlLoop:
             self._selector.unregister(fd)
 
     def _run(self) -> None:
-        in_background()
+        with in_background():
+            self._serve()
+        self._end()
+
+    def _serve(self) -> None:
         rounds_left = _LAST_ROUNDS
         while True:
             with self._lock:
@@ -129,11 +133,10 @@ class ControlLoop:
                         self._ended = True
                         break
                 wait = self._wait_locked()
-            step_aside()
+            wait = rest(self._selector.fileno(), wait)
             for key, events in self._selector.select(wait):
                 self.guard(partial(key.data, events))
             self._call_due()
-        self._end()
 
     def _call_due(self) -> None:
         """A frame of its own: what was called is not held while the loop waits."""
