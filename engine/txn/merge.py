@@ -70,7 +70,7 @@ class MergeOperator:
         self._refusal: Callable[[], Exception] | None = None
         self._stop = threading.Event()
         self._added = threading.Event()
-        self._told_too_big = False
+        self._told = ""  # why folding fails, since it last did not
         self._thread = threading.Thread(target=self._run, name="meles-merge", daemon=True)
         self._thread.start()
 
@@ -128,30 +128,33 @@ class MergeOperator:
             self._added.clear()
             try:
                 self._compact()
+                self._told = ""
             except ConflictError:
                 self._added.set()  # an operand came in between: next time
+            except TransactionTooBigError as error:
+                self._tell(f"operands stay unfolded, their fold is too large: {error}")
             except Error as error:
-                log.warning("folding failed: %s", error)
+                self._tell(f"folding failed, and is tried again: {error}")
                 self._added.set()
             except Exception:
                 log.exception("the merge function failed")
                 return
 
+    def _tell(self, what: str) -> None:
+        """Log it once for as long as it lasts."""
+        if what != self._told:
+            self._told = what
+            log.warning("%s", what)
+
     def _compact(self) -> None:
-        """Replace the operands by their fold."""
+        """Replace the operands by their fold. `TransactionTooBigError`: they stay as they are."""
         with self._begin() as txn:
             folded, count = self._fold(txn)
             if folded is None or count < 2:
                 txn.discard()
                 return
             txn.hide_from_subscribers()
-            try:
-                txn.set(self._key, folded, discard_earlier=True)
-            except TransactionTooBigError as error:
-                txn.discard()
-                if not self._told_too_big:
-                    self._told_too_big = True
-                    log.warning("operands stay unfolded, their fold is too large: %s", error)
+            txn.set(self._key, folded, discard_earlier=True)
 
     def stop(self) -> None:
         """Fold once more and end; `add` and `get` raise `ClosedError` from here on.
@@ -164,6 +167,8 @@ class MergeOperator:
                 for _ in range(8):
                     try:
                         self._compact()
+                        break
+                    except TransactionTooBigError:
                         break
                     except ConflictError:
                         continue

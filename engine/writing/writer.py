@@ -79,6 +79,7 @@ class Writer:
         self.plain.vlog_ids = self.active.vlog_ids
         self.plain.on_error = self._append_failed_locked
         self.sink.plain = self.plain
+        self._arming = threading.RLock()  # the innermost; a finaliser may come with it held
         self.arm()
         self._unsynced_logs: list[LogWriter] = []
         # under _sync_lock
@@ -90,20 +91,21 @@ class Writer:
 
     def arm(self) -> None:
         """Let plain commits pass, or not: whenever something changed that they depend on."""
-        self.plain.open = not (
-            self.refusal is not None
-            or self.before_commit
-            or self.after_commit
-            or self.brake.seconds_per_byte
-            or self._sync_on_commit
-            or self._managed
-            or self.sink.observes
-            or self._store.version.banned
-            or self._store.seals  # frames are sealed by the memtable, not by the compiled commit
-        )
+        with self._arming:  # or an answer would be put in place of a newer one
+            self.plain.open = not (
+                self.refusal is not None
+                or self.before_commit
+                or self.after_commit
+                or self.brake.seconds_per_byte
+                or self._sync_on_commit
+                or self._managed
+                or self.sink.observes
+                or self._store.version.banned
+                or self._store.seals  # the memtable seals frames, not the compiled commit
+            )
 
     def set_hooks(self, before: list[Callable[[], None]], after: list[CommitHook]) -> None:
-        """What is called around commits. Takes no lock: a finaliser may come here with it held."""
+        """What is called around commits. Not under `lock`: a finaliser may come with it held."""
         self.before_commit, self.after_commit = before, after
         self.arm()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,6 +11,7 @@ from typing import Any
 
 import meles
 import pytest
+from meles.engine.background import idling
 from waiting import wait_until
 
 pytestmark = pytest.mark.leak_guard
@@ -214,6 +216,40 @@ def test_a_fold_too_large_for_a_transaction_leaves_the_operands(open_db: OpenDB)
         assert merge.get() == expected
         merge.add(b"!")
         assert merge.get() == expected + b"!"
+
+
+def test_why_it_cannot_fold_is_logged_once_for_as_long_as_it_lasts(
+    db: meles.DB, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idling, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(idling, "DOZE_SECONDS", 0.01)
+    tries = []
+    may_fold = threading.Event()
+    away = f"{db.path}.away"
+
+    def counted(existing: bytes, new: bytes) -> bytes:
+        assert may_fold.wait(60)
+        tries.append(new)
+        return existing + new
+
+    def is_folded() -> bool:
+        with db.iterate() as items:
+            return not next(items).is_merge
+
+    with db.merge_operator(b"m", counted, every=0.001) as merge:
+        for times in (1, 2):
+            may_fold.clear()
+            merge.add(b"a")
+            merge.add(b"b")
+            os.rename(db.path, away)
+            wait_until(lambda: db.wait_idle(10) and db.health().status == "degraded")
+            tried = len(tries)
+            may_fold.set()
+            wait_until(lambda tried=tried: len(tries) > tried + 5)
+            logged = [record for record in caplog.records if record.name == "meles.merge"]
+            assert len(logged) == times
+            os.rename(away, db.path)
+            wait_until(is_folded)
 
 
 def test_the_largest_of_all_operands(open_db: OpenDB) -> None:

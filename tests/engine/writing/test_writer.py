@@ -146,6 +146,37 @@ def test_writers_are_slowed_down_before_they_are_stopped(open_db: OpenDB) -> Non
     assert db.stats().stalls.slowdowns == slowed  # the delay ends with its reason
 
 
+class SlowToSay(list[Any]):
+    """An empty list of hooks that says so only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.release = threading.Event()
+
+    def __bool__(self) -> bool:
+        self.asked.set()
+        assert self.release.wait(60)
+        return False
+
+
+def test_whether_plain_commits_may_pass_is_no_answer_from_before(open_db: OpenDB) -> None:
+    """One thread is about to let them pass while another ends writing."""
+    writer = open_db()._engine.writer
+    hooks = SlowToSay()
+    first = threading.Thread(target=writer.set_hooks, args=(hooks, []))
+    second = threading.Thread(target=writer.fail, args=(OSError(errno.EIO, "for good"),))
+    first.start()
+    assert hooks.asked.wait(60)
+    second.start()
+    second.join(0.2)  # it ends, if nothing holds it
+    hooks.release.set()
+    first.join(60)
+    second.join(60)
+    assert writer.ended
+    assert not writer.plain.open
+
+
 def test_a_writer_waits_no_longer_than_it_is_told_to(
     open_db: OpenDB, fault_disk: FaultDisk
 ) -> None:
