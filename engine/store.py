@@ -74,6 +74,7 @@ class Store:
         self._lock = threading.Lock()
         self.view: ReadView
         self._tables: dict[int, Table] = {}
+        self._open_levels: list[tuple[Level, list[Table]]] = []  # of `version`; lists do not change
         self._values = ValueLogView(dirs.values.path)
         # under _edit_lock
         self._edit_lock = threading.RLock()
@@ -95,23 +96,30 @@ class Store:
     def start(self, active: Memtable, sealed: Iterable[Memtable]) -> None:
         """The first view, once recovery has opened everything."""
         with self._lock:
+            self._take_locked(self.version)
             self._publish_locked(active, tuple(sealed))
 
+    def _take_locked(self, version: Version) -> None:
+        """The Version from now on, with its tables open. A level that it keeps, keeps its list."""
+        tables, before = self._tables, dict(enumerate(self._open_levels))
+        self.version = version
+        self._open_levels = [
+            before[at] if at in before and before[at][0] is level
+            else (level, [tables[meta.id] for meta in level])
+            for at, level in enumerate(version.levels)
+        ]  # fmt: skip
+
     def _publish_locked(self, active: Memtable, sealed: tuple[Memtable, ...]) -> None:
-        version = self.version
-        tables = self._tables
+        (_, level_zero), *deeper = self._open_levels
         self.view = ReadView(
             active=active,
             sealed=sealed,
-            level_zero=tuple(tables[meta.id] for meta in version.levels[0]),
-            levels=tuple(
-                (level.max_keys, [tables[meta.id] for meta in level])
-                for level in version.levels[1:]
-                if level
-            ),
-            version=version,
+            level_zero=tuple(level_zero),
+            levels=tuple((level.max_keys, tables) for level, tables in deeper if level),
+            version=self.version,
             values=self._values,
-            ordered=all(m.ordered for m in sealed) and all(t.ordered for _, t in version.walk()),
+            ordered=all(m.ordered for m in sealed)
+            and all(level.ordered for level in self.version.levels),
         )
 
     def open_table(self, table_id: int, crc: int) -> Table:
@@ -151,9 +159,9 @@ class Store:
             self._manifest.append(edit, after)
             give_way()
             with self._lock:
-                self.version = after
                 self._tables.update((table.meta.id, table) for table in opened)
-                gone = [self._tables.pop(i) for i in set(self._tables) - set(after.tables)]
+                gone = [self._tables.pop(i) for _, i in edit.remove if i not in after.tables]
+                self._take_locked(after)
                 if values is not None:
                     self._values = values(self._values)
                 view = self.view
@@ -395,7 +403,7 @@ class Store:
             tables, self._tables = list(self._tables.values()), {}
             values, self._values = self._values, ValueLogView(self._values.path)
             memtables = (self.view.active, *self.view.sealed)
-            self.version = replace(self.version, levels=(Level(),) * len(self.version.levels))
+            self._take_locked(replace(self.version, levels=(Level(),) * len(self.version.levels)))
             self._publish_locked(Memtable(self.view.active.id, b"", None), ())
         for table in tables:
             table.close()

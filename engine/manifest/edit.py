@@ -52,7 +52,7 @@ class Edit:
         )
 
     def apply(self, before: Version, *, check: bool = True) -> Version:
-        """The next Version. `InvariantError` when the edit does not fit this one.
+        """The next Version. `InvariantError` when the edit does not fit this one, which holds them.
 
         `check=False` leaves the invariants of the whole to be checked after more edits.
         """
@@ -75,8 +75,10 @@ class Edit:
             drops=self._drops(version.drops),
             banned=tuple(sorted({*version.banned, *self.ban})),
         )
-        if check:
+        if check and self.snapshot:
             version.check()
+        elif check:
+            version.check_step(before, self.add)
         return version
 
     def _vlogs(self, before: tuple[VlogMeta, ...]) -> tuple[VlogMeta, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meles.engine.errors import InvariantError
 from meles.engine.ids import MAX_LEVELS
@@ -165,3 +165,46 @@ def test_a_spoilt_edit_is_an_edit_or_a_value_error(full: Version, data: st.DataO
 def test_each_of_these_is_refused(plain: object) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Edit.from_plain(plain)
+
+
+# -- one step is checked as the whole would be -----------------------------------------------------
+
+
+def drawn_edit(data: st.DataObject, version: Version, number: int) -> Edit:
+    """One that fits more often than not: a table, of which some may go, and so may a file."""
+    there = sorted(version.walk(), key=lambda placed: placed[1].id)
+    files = [vlog.id for vlog in version.vlogs]
+    low = data.draw(st.integers(0, 20))
+    span = b"%02d" % low, b"%02d" % (low + data.draw(st.integers(-1, 3)))
+    refs = data.draw(st.lists(st.sampled_from([*files, 99]), max_size=1)) if files else []
+    again = data.draw(st.integers(0, 9)) == 0 and bool(there)
+    table = TableMeta(
+        there[0][1].id if again else number, 9, 9, 9, *span, number, number,
+        value_log=tuple((file, 9, 1) for file in refs),
+    )  # fmt: skip
+    gone = data.draw(st.lists(st.sampled_from(there), max_size=2, unique=True)) if there else []
+    return Edit(
+        add=((data.draw(st.sampled_from([0, 1, 1, 1, 2])), table),),
+        remove=tuple((level, meta.id) for level, meta in gone),
+        put_vlogs=(VlogMeta(number, (number,)),) if number % 3 == 1 else (),
+        remove_vlogs=tuple(data.draw(st.lists(st.sampled_from(files), max_size=1)))
+        if files and number % 4 == 0
+        else (),
+    )
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_step_is_refused_if_and_only_if_the_whole_would_be(data: st.DataObject) -> None:
+    version = Version.empty(3)
+    for number in range(1, 15):
+        edit = drawn_edit(data, version, number)
+        after = edit.apply(version, check=False)
+        try:
+            after.check()
+        except InvariantError:
+            with pytest.raises(InvariantError):
+                edit.apply(version)
+        else:
+            version = edit.apply(version)
+            assert version == after
