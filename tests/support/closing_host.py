@@ -10,6 +10,7 @@ acknowledged before it says `closing`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable
 
@@ -67,6 +68,7 @@ def fill(db: meles.DB) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests by `nohup` ignores it
     how, path = sys.argv[1:]
     db = meles.open(path, **OPTIONS)
     fill(db)
