@@ -44,16 +44,20 @@ from meles.engine.errors import (
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
     from datetime import timedelta
 
+    from meles.engine.backup.restoring import Source
     from meles.engine.db import DB
     from meles.engine.options import Options
     from meles.engine.reports import (
+        BackupReport,
         CloseReport,
         Diagnosis,
         Finding,
         GCReport,
         Health,
+        RestoreReport,
         Rotation,
         Size,
         SpaceReport,
@@ -77,11 +81,13 @@ logging.getLogger("meles").addHandler(logging.NullHandler())
 _LAZY = {
     "DB": "meles.engine.db",
     "Options": "meles.engine.options",
+    "BackupReport": "meles.engine.reports",
     "CloseReport": "meles.engine.reports",
     "Diagnosis": "meles.engine.reports",
     "Finding": "meles.engine.reports",
     "GCReport": "meles.engine.reports",
     "Health": "meles.engine.reports",
+    "RestoreReport": "meles.engine.reports",
     "Rotation": "meles.engine.reports",
     "Size": "meles.engine.reports",
     "SpaceReport": "meles.engine.reports",
@@ -184,6 +190,44 @@ def rotate(
     return rotate_keys(where, old, new, plaintext=plaintext, wait=seconds(wait, "wait"))
 
 
+def restore(
+    sources: Source | Iterable[Source],
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> RestoreReport:
+    """Make a new database of a backup, or of a full one with its increments in order.
+
+    `sources` are paths or files of bytes, one or several, made by `DB.backup`. `path` is new or an
+    empty directory, in a directory that is there; it is there whole when this returns, and until
+    then nothing is: everything is made in `.NAME.restoring-...` beside it. Versions are those of
+    the source, so increments made later of either follow. `config` and `options` say how its files
+    are made, as for `open`: `compression`, `value_threshold`, `encryption_key` among others.
+
+    Nothing in a stream is trusted: what does not check out is a `CorruptionError` that names the
+    place. `ConfigError` when the streams do not follow one another or the directory is not empty,
+    `FormatVersionError`, `DirectoryMissingError`, `DiskFullError`, `OSError`.
+    """
+    from meles.engine.arguments import directory_path
+    from meles.engine.backup.restoring import restore_streams
+    from meles.engine.options import load_options
+
+    where = directory_path(path, "path", make=False)
+    if not where:
+        raise ConfigError("path=None: restoring takes the path of a directory")
+    return restore_streams(sources, where, load_options(options, config=config))
+
+
+def check_backup(sources: Source | Iterable[Source]) -> RestoreReport:
+    """Read a backup, or a full one with its increments in order, as `restore` does, and make
+    nothing of it. Raises what that would; the report's `path` is None.
+    """
+    from meles.engine.backup.restoring import check_streams
+
+    return check_streams(sources)
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
@@ -195,6 +239,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "BackupReport",
     "BannedKeyError",
     "Change",
     "CloseReport",
@@ -221,6 +266,7 @@ __all__ = [
     "Options",
     "PermissionsError",
     "ReadOnlyError",
+    "RestoreReport",
     "Rotation",
     "Sequence",
     "Size",
@@ -237,7 +283,9 @@ __all__ = [
     "WorkerInfo",
     "WriteBatch",
     "WriteStallError",
+    "check_backup",
     "doctor",
     "open",
+    "restore",
     "rotate",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from meles.engine import inspection
 from meles.engine.arguments import Patience, Seconds, whole
@@ -21,6 +21,7 @@ from meles.engine.errors import ConfigError, Error, WriteStallError
 from meles.engine.ids import MAX_KEY_BYTES
 from meles.engine.option_checks import shown
 from meles.engine.reports import (
+    BackupReport,
     CloseReport,
     GCReport,
     Health,
@@ -35,6 +36,9 @@ from meles.engine.space import space_report
 from meles.engine.txn.entries import BytesLike, as_bytes
 from meles.engine.verify import verify
 from meles.engine.worker_info import WorkerInfo
+
+if TYPE_CHECKING:
+    from meles.engine.backup.writing import Writable
 
 _LARGEST_NAMESPACE: Final = (1 << 64) - 1
 _LOOK_SECONDS: Final = 0.1  # the control thread says what is due: it takes a moment to be asked
@@ -191,6 +195,25 @@ class Maintenance:
         """
         self._engine.check_open()
         return verify(self._engine.store, values=values)
+
+    def backup(self, sink: Writable, *, since: int = 0, plain: bool = False) -> BackupReport:
+        """Write a backup to a file of bytes, of one snapshot: writers go on meanwhile.
+
+        It holds every version there is, with tombstones and times of expiry. With `since`, the
+        `version` an earlier backup of this database reported, it is an increment: what is newer,
+        and which older entries are still there. `meles.restore` takes a full backup with the
+        increments that follow it. In managed mode commit nothing at or below such a version.
+
+        `sink` needs `write(bytes)`, which returns how much it took; it is flushed, if it can be,
+        and neither synced nor closed. What was written when an error comes is no backup. Everything
+        it holds is on the medium when this returns, as after `sync`.
+
+        The stream is not encrypted: `ConfigError` for a database with an encryption key unless
+        `plain` says that this is meant, and for a `since` that no backup of it can have reported.
+        """
+        from meles.engine.backup.writing import write_backup
+
+        return write_backup(self._engine, sink, since, plain=plain)
 
     # -- figures ---------------------------------------------------------------------------------
 

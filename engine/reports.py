@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from meles.engine.worker_info import WorkerInfo
 
 __all__ = [
+    "BackupReport",
     "CloseReport",
     "Diagnosis",
     "Finding",
@@ -18,6 +19,7 @@ __all__ = [
     "LevelInfo",
     "MemtableInfo",
     "Recovery",
+    "RestoreReport",
     "Size",
     "SpacePin",
     "SpaceReport",
@@ -84,6 +86,32 @@ class Rotation:
     path: str
     encrypted: bool
     data_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What `backup()` wrote: `entries`, with those that only say that they are still there, in so
+    many `bytes` of the stream. It holds what came after `since` up to `version`, which is what the
+    next increment is to be given as `since`.
+    """
+
+    since: int
+    version: int
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What `meles.restore` made, or `meles.check_backup` would have (`path` is None): the newest
+    `version`, and how many `entries`. `leftovers` are directories beside it that restores which
+    were killed left behind; they can be removed.
+    """
+
+    path: str | None
+    version: int
+    entries: int
+    leftovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 
 import click
 import meles
-from meles.engine.cli import care_verbs, feed_verbs, keys_verbs, rotate_verbs, stress_verbs
+from meles.engine.cli import (
+    backup_verbs,
+    care_verbs,
+    feed_verbs,
+    keys_verbs,
+    rotate_verbs,
+    stress_verbs,
+)
 from meles.engine.cli.config_verbs import config_group
 from meles.engine.cli.render import printable
 from meles.engine.cli.verb import CORRUPT, LOCKED, OK, PROBLEM, USAGE
@@ -33,6 +40,7 @@ for _verb in (
     *keys_verbs.VERBS,
     *care_verbs.VERBS,
     *rotate_verbs.VERBS,
+    *backup_verbs.VERBS,
     *stress_verbs.VERBS,
     config_group,
 ):

@@ -26,6 +26,7 @@ MAGIC_TABLE: Final = b"MELESSST"
 MAGIC_VLOG: Final = b"MELESVLG"
 MAGIC_MANIFEST: Final = b"MELESMAN"
 MAGIC_REGISTRY: Final = b"MELESKEY"
+MAGIC_BACKUP: Final = b"MELESBAK"
 SUFFIX_MAGICS: Final = {"mem": MAGIC_WAL, "sst": MAGIC_TABLE, "vlog": MAGIC_VLOG}
 
 assert _FIXED.size + _CRC.size == HEADER_BYTES, "FORMAT.md says 64"  # noqa: S101

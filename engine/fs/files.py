@@ -315,6 +315,29 @@ class Directory:
             raise
         return file
 
+    def make_directory(self, name: str) -> None:
+        """A new directory in this one, 0700 whatever the umask. `FileExistsError` if taken."""
+        try:
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=self.fd)
+        except OSError as error:
+            _refuse(error, f"create {name}")
+        try:
+            os.chmod(name, DIRECTORY_MODE, dir_fd=self.fd)
+        except BaseException:
+            os.rmdir(name, dir_fd=self.fd)
+            raise
+
+    def put_directory(self, old: str, new: str) -> None:
+        """Give a directory in this one another name, which nothing but an empty directory may have.
+
+        All at once, durable after `sync`. `OSError` (ENOTEMPTY, EEXIST, ENOTDIR) if it is taken.
+        """
+        os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def remove_directory(self, name: str) -> None:
+        """Remove an empty directory in this one."""
+        os.rmdir(name, dir_fd=self.fd)
+
     def unlink(self, name: str) -> None:
         """Remove the name; an absent one is no error."""
         step_aside()

@@ -49,6 +49,7 @@ ROWS: dict[str, str] = {
     "DB.wait_idle": "care: test_wait_idle",
     "DB.flatten": "care: test_flatten_leaves_at_most_one_level_with_data",
     "DB.gc": "care: test_gc_runs_until_no_file_qualifies_and_tells_of_each",
+    "DB.backup": "backup: test_a_backup_tells_what_it_wrote",
     "DB.verify": "reports: test_verify_counts_what_it_checked",
     "DB.drop_all": "drops: test_drop_all_removes_everything_and_keeps_time_and_options",
     "DB.drop_prefix": "drops: test_drop_prefix_removes_what_begins_so",
@@ -155,6 +156,14 @@ ROWS: dict[str, str] = {
         for name in ("examined", "rewritten", "freed_bytes", "files")
     },
     **{
+        f"BackupReport.{name}": "backup: test_a_backup_tells_what_it_wrote"
+        for name in ("since", "version", "entries", "bytes")
+    },
+    **{
+        f"RestoreReport.{name}": "backup: test_restoring_tells_what_it_made"
+        for name in ("path", "version", "entries", "leftovers")
+    },
+    **{
         f"Rotation.{name}": "encryption: test_rotate_gives_another_key"
         for name in ("path", "encrypted", "data_keys")
     },
@@ -205,8 +214,8 @@ ROWS: dict[str, str] = {
 CLASSES: list[type[Any]] = [
     meles.DB, meles.Txn, meles.WriteBatch, meles.Sequence, meles.MergeOperator, meles.Subscription,
     meles.Change, meles.Item, Cursor, meles.CloseReport, meles.Stage, meles.GCReport,
-    meles.Rotation, meles.VerifyReport, meles.Size, meles.Health, meles.SpaceReport,
-    meles.WorkerInfo, meles.Stats,
+    meles.BackupReport, meles.RestoreReport, meles.Rotation, meles.VerifyReport, meles.Size,
+    meles.Health, meles.SpaceReport, meles.WorkerInfo, meles.Stats,
 ]  # fmt: skip
 
 # How a test writes what Python calls by another name.

@@ -34,10 +34,13 @@ from meles.engine.fs.files import Buffer, Directory, File
 
 SECTOR: Final = 512
 MUTATING: Final = frozenset(
-    {"create", "write", "allocate", "truncate", "sync", "map", "rename", "unlink", "sync_dir"}
-)
+    {"create", "write", "allocate", "truncate", "sync", "map", "rename", "unlink", "sync_dir",
+     "make_dir", "put_dir", "remove_dir"}
+)  # fmt: skip
 READING: Final = frozenset({"open", "read", "map_read"})
-GROWING: Final = frozenset({"create", "write", "allocate", "rename"})  # what a full disk refuses
+GROWING: Final = frozenset(
+    {"create", "write", "allocate", "rename", "make_dir"}
+)  # what a full disk refuses
 
 
 class Operation(NamedTuple):
@@ -370,6 +373,20 @@ class FaultDirectory(Directory):
             super().unlink(name)
             if (inode := self._names.now.get(name)) is not None:
                 self._names.change(name, None, inode)
+
+    # Directories in directories are not part of what `power_loss` remembers.
+
+    def make_directory(self, name: str) -> None:
+        with self.disk.step("make_dir", name):
+            super().make_directory(name)
+
+    def put_directory(self, old: str, new: str) -> None:
+        with self.disk.step("put_dir", f"{old} {new}"):
+            super().put_directory(old, new)
+
+    def remove_directory(self, name: str) -> None:
+        with self.disk.step("remove_dir", name):
+            super().remove_directory(name)
 
     def sync(self) -> None:
         with self.disk.step("sync_dir", self.path):

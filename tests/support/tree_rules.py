@@ -107,6 +107,24 @@ LAYERS = (
         (*WORDS, "engine.doctor.facts", "engine.fs.names", "engine.manifest.version"),
         "deciding is pure",
     ),
+    Layer(
+        "engine.backup",
+        (*RECORDS, "engine.arguments", "engine.clock", "engine.engine", "engine.iterators",
+         "engine.keys_of_directory", "engine.manifest", "engine.options", "engine.read_view",
+         "engine.reports", "engine.run_job", "engine.table", "engine.vlog"),
+        "reads a view, or fills an empty directory: no open database is changed",
+    ),
+    Layer("engine.backup.format", CODEC, "bytes in, bytes out"),
+    Layer(
+        "engine.backup.reading",
+        (*CODEC, "engine.backup.format"),
+        "reads what it is given: no path, no directory",
+    ),
+    Layer(
+        "engine.backup.joining",
+        (*CODEC, "engine.backup.format", "engine.backup.reading"),
+        "deciding is pure",
+    ),
     Layer("engine.stress", ("meles", *WORDS), "a user of the API, like the command line"),
     Layer("engine.cli", ("meles", *WORDS, "engine.options", "engine.reports"), "a user of the API"),
     Layer(
@@ -202,6 +220,7 @@ CAPABILITIES = (
             "engine.cli.main",  # points a broken standard output at /dev/null
             "engine.cli.follow",  # opens logs of the user's, for reading
             "engine.cli.sources",  # opens inputs of the user's, for reading
+            "engine.cli.backup_files",  # writes a backup to a file of the user's
             "engine.opening",  # makes and removes the private directory of mode="memory"
             "supervisor",  # the same
             "workers.parent.spawn",  # duplicates a directory descriptor for a worker
