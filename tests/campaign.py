@@ -62,7 +62,10 @@ GROUPS: dict[str, list[Part]] = {
         f"{PROCESS}/test_hung_worker.py", MELES_KILLS=40,
     ),
     # F2: every call that changes files, before it and after a third of a write
-    "syscalls": parts(4, *LONG, f"{PROCESS}/test_killed_at_each_call.py"),
+    "syscalls": [
+        *parts(4, *LONG, f"{PROCESS}/test_killed_at_each_call.py"),
+        *parts(1, *LONG, f"{PROCESS}/test_restore_killed.py"),
+    ],
     # F9, F10
     "calls": parts(1, *LONG, f"{FAULTS}/test_every_call.py"),
     # F8c: 10,000 images of the load, and as many of recovery

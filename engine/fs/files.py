@@ -332,7 +332,10 @@ class Directory:
 
         All at once, durable after `sync`. `OSError` (ENOTEMPTY, EEXIST, ENOTDIR) if it is taken.
         """
-        os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        try:
+            os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            _refuse(error, f"rename {old}")
 
     def remove_directory(self, name: str) -> None:
         """Remove an empty directory in this one."""

@@ -8,6 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import meles
+from meles.engine.backup.format import (
+    HEAD,
+    End,
+    Start,
+    encode_end,
+    encode_entries,
+    encode_frame,
+    encode_start,
+    make_header,
+)
+from meles.engine.codec.columns import Columns
+from meles.engine.codec.header import HEADER_BYTES
 
 CALM: dict[str, Any] = {"workers": "inline", "sync": "none"}
 
@@ -52,3 +64,41 @@ def content_of(path: Path, **options: Any) -> list[Entry]:
 def beside(path: Path) -> list[str]:
     """What lies in the directory of a path, but for the path itself."""
     return sorted(other.name for other in path.parent.iterdir() if other != path)
+
+
+def split(data: bytes) -> list[bytes]:
+    """A stream's header, then its frames."""
+    at, found = HEADER_BYTES, [data[:HEADER_BYTES]]
+    while at < len(data):
+        stop = at + HEAD.size + HEAD.unpack_from(data, at)[0]
+        found.append(data[at:stop])
+        at = stop
+    return found
+
+
+def payloads(data: bytes) -> list[bytes]:
+    return [frame[HEAD.size :] for frame in split(data)[1:]]
+
+
+def made_of(*contents: bytes, salt: bytes = b"s" * 16) -> bytes:
+    """A stream of these payloads, each with the number and checksum of its place."""
+    header = make_header(salt)
+    frames = [encode_frame(each, n, header.seed) for n, each in enumerate(contents, 1)]
+    return header.encode() + b"".join(frames)
+
+
+def stream_of(*batches: Columns, start: Start | None = None, end: End | None = None) -> bytes:
+    """A stream of these entries, a frame for each batch; what is not given is as it should be."""
+    versions = [version for batch in batches for version in batch.versions]
+    start = start or Start(0, max(versions, default=0))
+    size = sum(len(part) for batch in batches for part in (*batch.keys, *batch.values))
+    end = end or End(len(versions), size, start.token)
+    return made_of(encode_start(start), *map(encode_entries, batches), encode_end(end))
+
+
+def columns(*rows: tuple[bytes, int, int, int, bytes]) -> Columns:
+    """Entries of (key, version, meta, expiry, value)."""
+    made = Columns()
+    for row in rows:
+        made.append(*row)
+    return made

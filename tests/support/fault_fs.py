@@ -38,9 +38,9 @@ MUTATING: Final = frozenset(
      "make_dir", "put_dir", "remove_dir"}
 )  # fmt: skip
 READING: Final = frozenset({"open", "read", "map_read"})
-GROWING: Final = frozenset(
-    {"create", "write", "allocate", "rename", "make_dir"}
-)  # what a full disk refuses
+GROWING: Final = frozenset(  # what a full disk refuses
+    {"create", "write", "allocate", "rename", "make_dir", "put_dir"}
+)
 
 
 class Operation(NamedTuple):

@@ -26,16 +26,18 @@ from typing import Final
 _MACHINES: Final = {  # audit number, seccomp, and the calls by their numbers
     "x86_64": (0xC000003E, 317, {
         1: "write", 18: "pwrite64", 20: "writev", 74: "fsync", 75: "fdatasync", 77: "ftruncate",
-        82: "rename", 87: "unlink", 257: "openat", 263: "unlinkat", 264: "renameat",
+        82: "rename", 87: "unlink", 257: "openat", 258: "mkdirat", 263: "unlinkat", 264: "renameat",
         285: "fallocate", 296: "pwritev", 316: "renameat2",
     }),
     "aarch64": (0xC00000B7, 277, {
         64: "write", 68: "pwrite64", 66: "writev", 82: "fsync", 83: "fdatasync", 46: "ftruncate",
-        56: "openat", 35: "unlinkat", 38: "renameat", 47: "fallocate", 70: "pwritev",
+        56: "openat", 34: "mkdirat", 35: "unlinkat", 38: "renameat", 47: "fallocate", 70: "pwritev",
         276: "renameat2",
     }),
 }  # fmt: skip
-_BY_NAME: Final = frozenset({"openat", "unlinkat", "renameat", "renameat2"})  # of a directory
+_BY_NAME: Final = frozenset(
+    {"openat", "mkdirat", "unlinkat", "renameat", "renameat2"}
+)  # of a directory
 _WHOLE_PATH: Final = frozenset({"rename", "unlink"})
 _NO_NEW_PRIVS, _SET_FILTER, _NEW_LISTENER = 38, 1, 8
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
