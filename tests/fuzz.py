@@ -11,6 +11,7 @@ MANIFEST, messages, properties and indexes of tables) is a target of its own.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -28,6 +29,11 @@ LONGEST = 65_536  # bytes of an input
 
 def targets() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
     """Each with the inputs it begins with; imported late, so that atheris sees the imports."""
+    import meles
+    from backups import backup, payloads
+    from meles.engine.backup.format import Place, Start, decode_entries, decode_large
+    from meles.engine.backup.restoring import check_streams
+    from meles.engine.errors import Error
     from meles.engine.fs.files import Directory
     from meles.engine.log.reader import LogReader
     from meles.engine.manifest.edit import Edit
@@ -87,7 +93,18 @@ def targets() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
     def configuration(directory: Directory) -> None:
         load_options({}, config=f"{directory.path}/meles.toml")
 
+    def entries(data: bytes) -> None:
+        place = Place("stream", 0)
+        with contextlib.suppress(Error):
+            decode_large(data, Start(2, 1 << 40), place)
+        decode_entries(data, Start(2, 1 << 40), place)
+
+    with meles.open(whole.path, mode="read_only") as db:
+        streams = [backup(db), backup(db, since=db.max_version() // 2)]
+
     return {
+        "backup": (lambda data: check_streams(io.BytesIO(data)), streams),
+        "entries": (entries, [each for stream in streams for each in payloads(stream)[1:-1]]),
         "manifest": (lambda data: replay_manifest(data, "MANIFEST", 7), samples("MANIFEST")),
         "edit": (edit, []),
         "message": (lambda data: parse(decode_payload(data), to_child=True), []),

@@ -212,6 +212,8 @@ def decode_part(payload: bytes, left: int, place: Place) -> bytes:
 
 
 def _opened(payload: bytes, kind: int, place: Place) -> tuple[int, bytes]:
+    if len(payload) < _KIND.size:
+        raise place.damage(f"a payload of {len(payload)} bytes")
     found, count = _KIND.unpack_from(payload)
     if found != kind or any(payload[1:4]):
         raise place.damage(f"a frame of kind {found} where one of kind {kind} belongs")

@@ -118,6 +118,24 @@ def test_frames_in_another_order(sample: tuple[bytes, bytes], shm_path: Path) ->
     restored(shm_path / "new", made_of(*inside))
 
 
+def test_parts_of_a_value_in_another_order(tmp_path: Path) -> None:
+    """Nothing but their numbers tells parts of one size apart."""
+    parts = [stream.encode_part(bytes([at]) * 2) for at in range(3)]
+    whole = made_of(
+        OPEN, stream.encode_large(b"k", 3, 0, 0, 6), *parts, stream.encode_end(End(1, 7, 3))
+    )
+    frames = split(whole)
+    for order in permutations(range(3)):
+        mixed = b"".join([*frames[:3], *(frames[3 + at] for at in order), *frames[6:]])
+        if mixed != whole:
+            refused(tmp_path / "new", mixed)
+    for at in range(3):  # one twice in the place of another
+        mixed = b"".join([*frames[:3], *[frames[3 + at]] * 3, *frames[6:]])
+        refused(tmp_path / "new", mixed)
+    restored(tmp_path / "new", whole)
+    assert content_of(tmp_path / "new")[0][2] == b"\0\0\1\1\2\2"
+
+
 def test_a_frame_of_another_stream(sample: tuple[bytes, bytes], shm_path: Path) -> None:
     ours, theirs = made_of(*payloads(sample[0])), made_of(*payloads(sample[0]), salt=b"t" * 16)
     for at in range(1, 8):

@@ -7,6 +7,7 @@ Samples are real files; what is done to them is drawn: cut, flipped, repeated, m
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 from collections import deque
@@ -17,6 +18,7 @@ from pathlib import Path
 import click
 import meles
 import pytest
+from backups import backup
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from meles.engine.cli.key_template import KeyTemplate
@@ -115,6 +117,15 @@ def test_a_log(whole: Whole, how: list[tuple[str, float, bytes, float]]) -> None
             reader.whole_frame_after(reader.tail.end)
 
     only_ours(parse)
+
+
+@fuzzed
+@given(how=changes())
+def test_a_backup_stream(whole: Whole, how: list[tuple[str, float, bytes, float]]) -> None:
+    """More of these are in test_backup_stream.py."""
+    with meles.open(whole.path, mode="read_only") as db:
+        stream = backup(db)
+    only_ours(lambda: meles.check_backup(io.BytesIO(damaged(stream, how))))
 
 
 def with_file(whole: Whole, name: str, data: bytes, where: Path) -> Directory:

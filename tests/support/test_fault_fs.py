@@ -57,6 +57,9 @@ def workload(directory: Directory) -> None:
     directory.rename("a", "b")
     directory.sync()
     directory.unlink("b")
+    directory.make_directory("d")
+    directory.put_directory("d", "e")
+    directory.remove_directory("e")
 
 
 # -- counting and failing ------------------------------------------------------------------------
@@ -86,8 +89,11 @@ def test_every_operation_can_be_failed_and_only_it_fails(disk: FaultDisk, home: 
                 break
             failed[disk.log[-1].kind] += 1
             assert plan.fired == 1
-            directory.unlink("a")
-            directory.unlink("b")
+            for name in ("a", "b"):
+                directory.unlink(name)
+            for name in ("d", "e"):
+                with contextlib.suppress(FileNotFoundError):
+                    directory.remove_directory(name)
     assert failed == Counter(MUTATING)
 
 
