@@ -202,11 +202,13 @@ class Maintenance:
         It holds every version there is, with tombstones and times of expiry. With `since`, the
         `version` an earlier backup of this database reported, it is an increment: what is newer,
         and which older entries are still there. `meles.restore` takes a full backup with the
-        increments that follow it. In managed mode commit nothing at or below such a version.
+        increments that follow it. In managed mode commit nothing at or below such a version; after
+        `meles.doctor` lost commits, begin with a full one.
 
         `sink` needs `write(bytes)`, which returns how much it took; it is flushed, if it can be,
         and neither synced nor closed. What was written when an error comes is no backup. Everything
-        it holds is on the medium when this returns, as after `sync`.
+        it holds is on the medium when this returns, as after `sync`, and as that it may raise
+        `StoreFailedError`.
 
         The stream is not encrypted: `ConfigError` for a database with an encryption key unless
         `plain` says that this is meant, and for a `since` that no backup of it can have reported.

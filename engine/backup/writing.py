@@ -45,6 +45,7 @@ from meles.engine.iterators.range_scan import KeyRange, scan
 from meles.engine.iterators.visible import Visibility
 from meles.engine.read_view import ReadView
 from meles.engine.reports import BackupReport
+from meles.engine.writing.writer import Writer
 
 
 class Writable(Protocol):
@@ -71,7 +72,7 @@ def write_backup(engine: Engine, sink: Writable, since: int, *, plain: bool) -> 
             )
         view = engine.store.view
         if engine.writer is not None:
-            engine.writer.sync()
+            _sync(engine.writer)
         stream = _Stream(sink, Start(since, token, view.version.banned))
         try:
             for batch in _entries(view, token):
@@ -85,6 +86,16 @@ def write_backup(engine: Engine, sink: Writable, since: int, *, plain: bool) -> 
         return stream.finish()
     finally:
         engine.oracle.end(mark)
+
+
+def _sync(writer: Writer) -> None:
+    """Everything that can be read by now is on the medium.
+
+    A commit is published before it is counted for a sync, both under the lock.
+    """
+    with writer.lock:
+        count = writer.plain.entries
+    writer.sync(count)
 
 
 def _is_encrypted(engine: Engine) -> bool:

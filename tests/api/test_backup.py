@@ -11,6 +11,7 @@ from pathlib import Path
 import meles
 import pytest
 from backups import CALM, backup, beside, content_of, entries, files, restored
+from waiting import wait_until
 
 OpenDB = Callable[..., meles.DB]
 
@@ -236,6 +237,22 @@ def test_what_a_backup_holds_is_on_the_medium(open_db: OpenDB) -> None:
     before = db.stats().syncs
     backup(db)
     assert db.stats().syncs == before + 1
+
+
+def test_a_commit_that_can_be_read_is_waited_for(db: meles.DB) -> None:
+    """Publishing comes before counting what is to be synced; both are done under one lock."""
+    db[b"a"] = b"1"
+    db.sync()
+    sink, engine = io.BytesIO(), db._engine
+    thread = threading.Thread(target=db.backup, args=(sink,))
+    assert engine.writer is not None
+    with engine.writer.lock:
+        thread.start()
+        wait_until(lambda: engine.oracle.readers() or not thread.is_alive())
+        thread.join(0.2)  # one that does not wait is done by then, or the bug is missed this time
+        assert sink.getvalue() == b""
+    thread.join()
+    assert sink.getvalue()
 
 
 def test_closing_ends_a_backup(db: meles.DB) -> None:

@@ -110,7 +110,7 @@ def test_a_chain_of_anything(data: st.DataObject) -> None:
     """States drawn one after the other, each told by what is new and what is left."""
     now: dict[tuple[bytes, int], Row] = {}
     streams, token = [], 0
-    for _ in range(data.draw(st.integers(1, 4))):
+    for _ in range(data.draw(st.integers(1, 7))):
         since, token = token, token + data.draw(st.integers(0, 3))
         for place in sorted(now):
             if data.draw(st.booleans()):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import meles
+import pytest
 from backups import CALM, backup, beside, content_of, entries, restored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from meles.engine.backup import building
 from meles.engine.clock import now_ms
 from waiting import wait_until
 
@@ -133,3 +136,86 @@ def reversed_keys(found: list[Any]) -> list[Any]:
     """Keys descending, the versions of each as they were: newest first."""
     keys = sorted({entry[0] for entry in found}, reverse=True)
     return [entry for key in keys for entry in found if entry[0] == key]
+
+
+def test_what_a_killed_restore_left_is_told_and_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with meles.open(tmp_path / "db", **CALM) as db:
+        db[b"k"] = b"v"
+        stream = backup(db)
+    left = tmp_path / ".new.restoring-01234567"
+    left.mkdir()
+    (left / "000001.sst").write_bytes(b"half")
+    with caplog.at_level(logging.WARNING, "meles.restore"):
+        report = restored(tmp_path / "new", stream)
+    assert report.leftovers == (str(left),)
+    assert f"{left} is left of a restore that was cut short" in caplog.text
+    assert (left / "000001.sst").exists()
+
+
+def test_a_value_at_the_limit_of_the_options(tmp_path: Path) -> None:
+    with meles.open(tmp_path / "db", value_log_file_size="2MiB", **CALM) as db:
+        db[b"k"] = b"v" * (1 << 20)
+        stream, wanted = backup(db), entries(db)
+        db[b"k"] = b"v" * ((1 << 20) + 1)
+        larger = backup(db)
+    restored(tmp_path / "new", stream, value_log_file_size="1MiB")
+    assert content_of(tmp_path / "new", value_log_file_size="1MiB") == wanted
+    with pytest.raises(meles.ConfigError, match="value_log_file_size allows 1,048,576"):
+        restored(tmp_path / "other", larger, value_log_file_size="1MiB")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_codec_that_is_not_there_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with meles.open(tmp_path / "db", **CALM) as db:
+        db[b"k"] = b"v"
+        stream = backup(db)
+
+    def missing(codec: str) -> None:
+        raise meles.ConfigError(f"option compression={codec!r}: not installed")
+
+    monkeypatch.setattr(building, "require", missing)
+    with pytest.raises(meles.ConfigError, match="not installed"):
+        restored(tmp_path / "new", stream, compression="zstd")
+    assert beside(tmp_path / "new") == ["db"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    with meles.open(tmp_path / "db", **CALM) as db:
+        for number in range(100):
+            db[b"k%03d" % number] = b"v" * 9000
+        stream = backup(db)
+
+    class Interrupts(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 500_000:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    with pytest.raises(KeyboardInterrupt):
+        meles.restore(Interrupts(stream), tmp_path / "new")
+    assert beside(tmp_path / "new") == ["db"]
+
+
+def test_at_most_so_many_streams(tmp_path: Path) -> None:
+    with pytest.raises(meles.ConfigError, match="1,001 backups"):
+        meles.restore([io.BytesIO()] * 1001, tmp_path / "new")
+    assert beside(tmp_path / "new") == []
+
+
+def test_a_long_chain(tmp_path: Path) -> None:
+    """More increments than calls may be nested."""
+    with meles.open(tmp_path / "db", **CALM) as db:
+        chain, since = [], 0
+        for number in range(520):
+            db[b"k%02d" % (number % 20)] = b"%d" % number
+            if number % 3 == 0:
+                del db[b"k%02d" % (number * 7 % 20)]
+            chain.append(backup(db, since=since))
+            since = db.max_version()
+        wanted = entries(db)
+    restored(tmp_path / "new", *chain)
+    assert content_of(tmp_path / "new") == wanted
