@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Final
 
 from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
@@ -28,6 +29,8 @@ from meles.engine.table.builder import TableBuilder
 from meles.engine.vlog.layout import ENTRY_BYTES
 from meles.engine.vlog.sealed import new_value_log
 from meles.engine.vlog.writer import ValueLogWriter
+
+_LARGEST_TABLE: Final = 1 << 30  # bytes; offsets in a file end at 4 GiB
 
 
 class Building:
@@ -53,13 +56,17 @@ class Building:
         self._vlogs: list[VlogMeta] = []
         self._values: ValueLogWriter | None = None
         self._last_key = b""
+        self._written = 0  # bytes of tables
+        self._deeper = 0  # how often tables became larger
+        self._level_limit = options.base_level_size
+        self._table_limit = options.base_table_size
         self.entries = 0
 
     def add(self, columns: Columns) -> None:
         """Append entries; they come after all before."""
         builder = self._builder
         if builder is None or (
-            builder.size >= self._options.base_table_size and columns.keys[0] != self._last_key
+            builder.size >= self._table_limit and columns.keys[0] != self._last_key
         ):
             self._end_table()
             builder = self._builder = TableBuilder(
@@ -104,6 +111,18 @@ class Building:
         if self._builder is not None:
             self._tables.append(self._builder.finish().meta)
             self._builder = None
+            self._written += self._tables[-1].size
+            self._grow_tables()
+
+    def _grow_tables(self) -> None:
+        """Larger tables the more there is, as the engine has them further down: not too many."""
+        options = self._options
+        if self._deeper < options.max_levels - 2 and self._written > self._level_limit:
+            self._deeper += 1
+            self._level_limit *= options.level_size_multiplier
+            self._table_limit = min(
+                self._table_limit * options.table_size_multiplier, _LARGEST_TABLE
+            )
 
     def _end_values(self) -> None:
         if self._values is not None:

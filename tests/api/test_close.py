@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import threading
 import warnings
 from collections.abc import Callable
@@ -109,6 +110,7 @@ USES: dict[str, Callable[[meles.DB], Any]] = {
     "subscribe to a str": lambda db: db.subscribe("k", on_overflow="?"),
     "flush in bad time": lambda db: db.flush("soon"),
     "iterate over a str": lambda db: db.iterate("k", limit=-1),
+    "backup": lambda db: db.backup(io.BytesIO()),
     "verify": lambda db: db.verify(),
     "drop_all": lambda db: db.drop_all(),
     "drop_prefix": lambda db: db.drop_prefix(b"k"),

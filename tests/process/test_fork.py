@@ -81,7 +81,7 @@ def child():
         db.flatten, db.stats, db.workers, db.verify, db.levels, db.tables, db.size, db.wait_idle,
         db.max_version, lambda: db.sequence(b"s"), lambda: db.drop_prefix(b"k"), db.drop_all,
         lambda: db.subscribe(), lambda: next(cursor), lambda: txn.get(b"k0001"), txn.commit,
-        lambda: view.get(b"k0001"), batch.flush, db.__enter__,
+        lambda: view.get(b"k0001"), batch.flush, db.__enter__, lambda: db.backup(None),
     ]
     accepted = [n for n, call in enumerate(calls) if not refuses(call)]
     assert not accepted, accepted

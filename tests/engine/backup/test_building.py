@@ -39,6 +39,19 @@ def test_tables_end_at_their_size_and_never_within_a_key(tmp_path: Path) -> None
     assert len(content_of(tmp_path / "new")) == 2100
 
 
+def test_tables_are_larger_where_there_are_more(tmp_path: Path) -> None:
+    """As further down in any database, so that a large one does not have too many."""
+    stream = stream_of(*batches(many(9000, 1, b"v" * 100), 50))
+    options = {"base_table_size": "16KiB", "base_level_size": "64KiB", "level_size_multiplier": 2}
+    restored(tmp_path / "new", stream, **options)
+    with meles.open(tmp_path / "new", mode="read_only") as db:
+        sizes = [table.size for table in db.tables()]
+    assert sizes[0] < 32 << 10
+    assert max(sizes) > 128 << 10
+    assert len(sizes) < 30
+    assert len(content_of(tmp_path / "new")) == 9000
+
+
 def test_a_key_with_more_versions_than_a_table_has_room(tmp_path: Path) -> None:
     stream = stream_of(*batches(many(3, 3000, b"v" * 20), 100))
     restored(tmp_path / "new", stream, base_table_size="16KiB")
