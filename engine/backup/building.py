@@ -5,7 +5,7 @@ Runs in: supervisor, on the caller's thread.
 Owns: the files until the caller gives the directory its place; who fails removes the directory.
 Invariants: (1) every name is a number counted here; (2) all versions of a key are in one table; (3)
 when `finish` returns everything is on the medium, the MANIFEST last.
-Fails with: `ConfigError`, `OSError`, `DiskFullError`.
+Fails with: `ConfigError`, `OSError`, `DiskFullError`, `Error` for a key no table can hold.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from meles.engine.clock import now_ms
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import require
 from meles.engine.codec.entry import META_DELETE, META_POINTER
+from meles.engine.errors import Error
 from meles.engine.fs.files import Directory
 from meles.engine.jobs import BuildOptions
 from meles.engine.keys_of_directory import open_directory_keys
@@ -31,6 +32,7 @@ from meles.engine.vlog.sealed import new_value_log
 from meles.engine.vlog.writer import ValueLogWriter
 
 _LARGEST_TABLE: Final = 1 << 30  # bytes; offsets in a file end at 4 GiB
+_MOST_OF_A_KEY: Final = 3 << 30  # bytes in one table: all versions of a key are
 
 
 class Building:
@@ -71,6 +73,11 @@ class Building:
             self._end_table()
             builder = self._builder = TableBuilder(
                 self._directory, len(self._tables) + 1, self._build, created_ms=now_ms()
+            )
+        elif builder.size > _MOST_OF_A_KEY:
+            raise Error(
+                f"a key has more than {_MOST_OF_A_KEY:,} bytes of versions: no table holds them",
+                hint="restore with a lower value_threshold",
             )
         builder.add(self._with_addresses(columns))
         self._last_key = columns.keys[-1]

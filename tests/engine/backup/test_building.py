@@ -8,6 +8,7 @@ from pathlib import Path
 import meles
 import pytest
 from backups import CALM, columns, content_of, restored, stream_of
+from meles.engine.backup import building
 from meles.engine.codec.columns import Columns
 from meles.engine.fs.names import MANIFEST, parse_name
 
@@ -62,6 +63,18 @@ def test_a_key_with_more_versions_than_a_table_has_room(tmp_path: Path) -> None:
             assert item is not None
             assert item.version == 1500
     assert len(content_of(tmp_path / "new")) == 9000
+
+
+def test_more_of_a_key_than_a_table_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_MOST_OF_A_KEY", 200_000)
+    stream = stream_of(*batches(many(1, 3000, b"v" * 100), 100))
+    with pytest.raises(meles.Error, match="more than 200,000 bytes of versions"):
+        restored(tmp_path / "new", stream)
+    assert not (tmp_path / "new").exists()
+    restored(tmp_path / "new", stream, value_threshold=100)
+    assert len(content_of(tmp_path / "new")) == 3000
 
 
 def test_value_log_files_are_ended(tmp_path: Path) -> None:
