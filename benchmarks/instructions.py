@@ -1,0 +1,111 @@
+"""Instructions that a call takes, counted by callgrind: the same figure on a busy machine.
+
+    python benchmarks/instructions.py [set] [write_batch] [get] [items] [transaction]
+
+Each runs once with few calls and once with many, in processes of their own; the difference, over
+that of the calls, is what one costs: with the loop around it and what closing does with it (ours
+flushes), without the interpreter's start. Ours is `workers="inline"`. Waiting for memory, the
+larger part of a point read of much data, counts nothing here. Needs valgrind, in which the map of
+64 GiB that LMDB is given has no room.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engines import ENGINES, installed, make_values
+
+COUNTED = ("meles", "plyvel", "rocksdict")
+FEW, MANY = 2_000, 12_000
+VALUE_BYTES = 100
+
+
+def _on_keys(name: str) -> Callable[[Any, list[bytes], int], None]:
+    def call(engine: Any, keys: list[bytes], times: int) -> None:
+        getattr(engine, name)(keys[:times], make_values(VALUE_BYTES))
+
+    return call
+
+
+def _get(engine: Any, keys: list[bytes], times: int) -> None:
+    _stored(engine, keys)
+    engine.get_all(keys[:times])
+
+
+def _items(engine: Any, keys: list[bytes], times: int) -> None:
+    _stored(engine, keys[:FEW])
+    for _ in range(times // FEW):
+        engine.scan()
+
+
+def _stored(engine: Any, keys: list[bytes]) -> None:
+    engine.batch_all(keys, make_values(VALUE_BYTES))
+    engine.settle()
+
+
+CALLS = {
+    "set": _on_keys("set_all"),
+    "write_batch": _on_keys("batch_all"),
+    "get": _get,
+    "items": _items,
+    "transaction": _on_keys("txn_all"),
+}
+
+
+def run(engine: str, call: str, times: int, home: str) -> None:
+    """What callgrind counts."""
+    rng = random.Random(7)
+    keys = [rng.randbytes(16) for _ in range(MANY)]
+    options = {"workers": "inline"} if engine == "meles" else {}
+    store = ENGINES[engine](Path(home) / "db", **options)
+    CALLS[call](store, keys, times)
+    store.close()
+
+
+def _counted(*what: object) -> int:
+    with tempfile.TemporaryDirectory(prefix="meles-bench-") as home:
+        script = f"import instructions; instructions.run(*{(*what, home)!r})"
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={home}/calls",
+             sys.executable, "-c", script],
+            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+        )  # fmt: skip
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or found is None:
+        raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
+    return int(found[1])
+
+
+def _per_call(engine: str, call: str) -> str:
+    if call == "transaction" and not hasattr(ENGINES[engine], "txn_all"):
+        return "-"
+    more = _counted(engine, call, MANY) - _counted(engine, call, FEW)
+    return f"{more / (MANY - FEW):,.0f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("calls", nargs="*", choices=[[], *CALLS], default=[])
+    calls = parser.parse_args().calls or CALLS
+    if shutil.which("valgrind") is None:
+        print("valgrind is not there: nothing counted", file=sys.stderr)
+        return 1
+    engines = [name for name in installed() if name in COUNTED]
+    print(f"instructions per call, values of {VALUE_BYTES} B")
+    print(f"{'':<12}" + "".join(f"{engine:>12}" for engine in engines))
+    for call in calls:
+        print(f"{call:<12}" + "".join(f"{_per_call(e, call):>12}" for e in engines), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
