@@ -38,6 +38,7 @@ cdef extern from "bytes.h" nogil:
     uint64_t swapped64(uint64_t value)
     void prefetch(const void* at)
     void prefetch_all(const uint8_t* at, size_t size)
+    void prefetch_soon(const uint8_t* at, size_t size)
     bint little_endian()
     uint8_t check_epoch()
     void crc32c_prepare()

@@ -7,7 +7,7 @@ cdef enum:
     FIRST_BATCH = 32             # entries; who wants little waits for little
     LARGEST_BATCH = 1024
     LARGEST_BATCH_BYTES = 256 << 10
-    VALUES_AHEAD = 8             # of the value log: asked for while the one before them is read
+    VALUES_AHEAD = 16            # of the value log: asked for while the one before them is read
 
 cdef uint64_t OWN_VERSION = (<uint64_t>1 << 63) - 1    # iterators.visible: a transaction's own write
 

@@ -13,6 +13,10 @@ cdef enum:
     ASKED_BYTES = 2048           # of a value are fetched ahead; what follows, by the checksum's loop
 
 
+cdef inline size_t asked_bytes(const uint8_t* pointer) noexcept:
+    return VALUE_HEAD_BYTES + min(load32(pointer + 8), <uint32_t>ASKED_BYTES)
+
+
 cdef Mapped mapped_to(mapping, uint64_t end, pages):
     """A mapping of what ends there."""
     cdef Mapped mapped = Mapped(mapping, pages)
@@ -93,16 +97,17 @@ cdef class ValueFile:
     cdef object fetch(self, const uint8_t* pointer, uint64_t version):
         """The value at an encoded address, checked under it."""
         cdef int64_t place = self._place(load32(pointer + 4))
-        self.ask(place, pointer)
+        if self._reaches(place):
+            prefetch_all(self._mapping.base + place, asked_bytes(pointer))
         return self.fetch_at(place, pointer, version)
+
+    cdef inline bint _reaches(self, int64_t place) noexcept:
+        return self._mapping is not None and 0 <= place < <int64_t>self._end
 
     cdef inline void ask(self, int64_t place, const uint8_t* pointer) noexcept:
         """Have the processor fetch the beginning of the entry at `place`: it will be read soon."""
-        if self._mapping is not None and 0 <= place < <int64_t>self._end:
-            prefetch_all(
-                self._mapping.base + place,
-                VALUE_HEAD_BYTES + min(load32(pointer + 8), <uint32_t>ASKED_BYTES),
-            )
+        if self._reaches(place):
+            prefetch_soon(self._mapping.base + place, asked_bytes(pointer))
 
     cdef object fetch_at(self, int64_t place, const uint8_t* pointer, uint64_t version):
         """As `fetch`, when `_place` was asked already."""
