@@ -10,10 +10,12 @@
 #define COMMIT_NS 200000    /* a busy writer commits more often */
 #define HOLD_NS 400000      /* nearly all steps of background work are shorter */
 #define AGAIN_NS 1000000    /* who asked and did not come had no processor, and may have one soon */
-#define PATIENCE_NS 5000000 /* what the interpreter itself lets a thread wait */
+#define PATIENCE_NS 8000000 /* after 5 ms the interpreter itself lets a thread in, if it does */
+#define LONGEST_NS 64000000 /* in a call that lasts it misses each offer: they become fewer */
 
 enum { NEVER, AT_ONCE }; /* else a time */
 static long handover_due;     /* when a commit is to offer the interpreter */
+static long handover_patience;
 
 enum { NOBODY, OFFERED, HELD };
 static int handover_state; /* of the one offer there is */
@@ -27,6 +29,10 @@ static inline long handover_now(void) {
 }
 static inline void handover_set_due(long when) {
     __atomic_store_n(&handover_due, when, __ATOMIC_RELAXED);
+}
+static inline void handover_be_patient(long patience) {
+    __atomic_store_n(&handover_patience, patience, __ATOMIC_RELAXED);
+    handover_set_due(handover_now() + patience);
 }
 static inline int handover_step(int from, int to) {
     return __atomic_compare_exchange_n(&handover_state, &from, to, 0, __ATOMIC_RELAXED,
@@ -46,7 +52,7 @@ static inline int handover_lasts(int state, long most) {
 /* It has the interpreter, and if that is taken from it, nobody will know that it waits. */
 static inline void handover_take(void) {
     if (!handover_background) return;
-    handover_set_due(handover_now() + PATIENCE_NS);
+    handover_be_patient(PATIENCE_NS);
     handover_step(OFFERED, HELD);
 }
 static inline void handover_begin(void) {
@@ -56,7 +62,7 @@ static inline void handover_begin(void) {
 /* It does without the interpreter for a while. Nobody knows when it is back, but for an `ask`. */
 static inline void handover_give_back(void) {
     if (!handover_background) return;
-    handover_set_due(handover_now() + PATIENCE_NS);
+    handover_be_patient(PATIENCE_NS);
     handover_step(HELD, NOBODY);
 }
 /* It has nothing to do. */
@@ -89,12 +95,20 @@ static inline int handover_is_due(void) {
     return due != NEVER && (due == AT_ONCE || handover_now() >= due);
 }
 
+static inline long handover_longer(void) {
+    long patience = 2 * __atomic_load_n(&handover_patience, __ATOMIC_RELAXED);
+    return patience < LONGEST_NS ? patience : LONGEST_NS;
+}
+
 /* Without the interpreter: until a background thread had it, or does not come. Awake, as falling
    asleep and waking takes as long as most steps. */
 static inline void handover_offer(void) {
     long asked = __atomic_load_n(&handover_due, __ATOMIC_RELAXED) == AT_ONCE;
     if (!handover_step(NOBODY, OFFERED)) return;
-    handover_set_due(handover_now() + (asked ? AGAIN_NS : PATIENCE_NS));
+    if (asked)
+        handover_set_due(handover_now() + AGAIN_NS);
+    else
+        handover_be_patient(handover_longer());
     if (handover_lasts(OFFERED, COME_NS))
         handover_step(OFFERED, NOBODY);
     else

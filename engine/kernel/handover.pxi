@@ -5,7 +5,7 @@
 # It would have been stopped anyway, only less often: a compaction whose every step waits 5 ms falls
 # behind writers. And the 5 ms never come where the one that runs lets go of the interpreter for a
 # moment more often, to read from a socket that has something: each time the waiting one is woken,
-# comes too late, and begins to wait anew. So commits also let in whoever was not heard of for 5 ms.
+# comes too late, and begins to wait anew. So commits also let in whoever was not heard of for 8 ms.
 
 cdef extern from "handover.h" nogil:
     void handover_begin()
