@@ -193,7 +193,7 @@ def drawn_edit(data: st.DataObject, version: Version, number: int) -> Edit:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_step_is_refused_if_and_only_if_the_whole_would_be(data: st.DataObject) -> None:
     version = Version.empty(3)
