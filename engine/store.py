@@ -74,7 +74,8 @@ class Store:
         self._lock = threading.Lock()
         self.view: ReadView
         self._tables: dict[int, Table] = {}
-        self._open_levels: list[tuple[Level, list[Table]]] = []  # of `version`; lists do not change
+        self._open_levels: list[tuple[Level, list[Table]]]  # of `version`; lists do not change
+        self._open_levels = [(Level(), []) for _ in version.levels]
         self._values = ValueLogView(dirs.values.path)
         # under _edit_lock
         self._edit_lock = threading.RLock()
@@ -101,13 +102,11 @@ class Store:
 
     def _take_locked(self, version: Version) -> None:
         """The Version from now on, with its tables open. A level that it keeps, keeps its list."""
-        tables, before = self._tables, dict(enumerate(self._open_levels))
         self.version = version
         self._open_levels = [
-            before[at] if at in before and before[at][0] is level
-            else (level, [tables[meta.id] for meta in level])
-            for at, level in enumerate(version.levels)
-        ]  # fmt: skip
+            kept if kept[0] is level else (level, [self._tables[meta.id] for meta in level])
+            for kept, level in zip(self._open_levels, version.levels, strict=True)
+        ]
 
     def _publish_locked(self, active: Memtable, sealed: tuple[Memtable, ...]) -> None:
         (_, level_zero), *deeper = self._open_levels

@@ -292,10 +292,7 @@ class Directory:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name, replacing what has it: all at once, durable after `sync`."""
-        try:
-            os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except OSError as error:
-            _refuse(error, f"rename {old}")
+        self._move(old, new)
 
     def replace(self, name: str, through: str, content: bytes) -> File:
         """A file in the place of the one called `name`, durable when this returns, and open.
@@ -332,6 +329,9 @@ class Directory:
 
         All at once, durable after `sync`. `OSError` (ENOTEMPTY, EEXIST, ENOTDIR) if it is taken.
         """
+        self._move(old, new)
+
+    def _move(self, old: str, new: str) -> None:
         try:
             os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:

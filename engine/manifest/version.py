@@ -308,7 +308,7 @@ class Version:
     def check_step(self, before: Version, added: Iterable[tuple[int, TableMeta]]) -> None:
         """As `check`, where one edit made this of `before`, which holds them.
 
-        It looks at what the edit touched: of ten thousand tables, 0.1 ms instead of 15.
+        It looks at what the edit touched, not at each of ten thousand tables for every flush.
         """
         tables = list(added)
         for at, table in tables:

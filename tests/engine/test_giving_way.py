@@ -99,14 +99,8 @@ def write_a_batch(db: meles.DB) -> None:
         batch.set(b"k", b"v")
 
 
-@needs_native_run
-@pytest.mark.usefixtures("no_switching")
-@pytest.mark.parametrize("commit", [set_one, write_a_batch])
-@pytest.mark.parametrize("away", [nap, rest_for_a_while, check_bytes, wait_unannounced])
-def test_commits_let_a_background_thread_come_back(
-    tmp_path: Path, away: Callable[[], None], commit: Callable[[meles.DB], None]
-) -> None:
-    """Commits that never wait for anything keep no background thread waiting, wherever it was."""
+def comes_back(path: Path, away: Callable[[], None], commit: Callable[[meles.DB], None]) -> bool:
+    """Whether a background thread does that goes away often, while this one is busy and commits."""
     came = threading.Event()
 
     def run() -> None:
@@ -116,7 +110,7 @@ def test_commits_let_a_background_thread_come_back(
         came.set()
 
     thread = threading.Thread(target=run)
-    with meles.open(tmp_path, workers="inline", sync="none") as db:
+    with meles.open(path, workers="inline", sync="none") as db:
         thread.start()
         for _ in range(60_000):  # the log need not grow for them, which would give it up
             if came.is_set():
@@ -125,7 +119,18 @@ def test_commits_let_a_background_thread_come_back(
             commit(db)
         there = came.is_set()
     thread.join(PATIENCE)
-    assert there
+    return there
+
+
+@needs_native_run
+@pytest.mark.usefixtures("no_switching")
+@pytest.mark.parametrize("commit", [set_one, write_a_batch])
+@pytest.mark.parametrize("away", [nap, rest_for_a_while, check_bytes, wait_unannounced])
+def test_commits_let_a_background_thread_come_back(
+    tmp_path: Path, away: Callable[[], None], commit: Callable[[meles.DB], None]
+) -> None:
+    """Commits that never wait for anything keep no background thread waiting, wherever it was."""
+    assert comes_back(tmp_path, away, commit)
 
 
 @needs_native_run
@@ -133,28 +138,13 @@ def test_a_background_thread_comes_back_beside_one_that_lets_go_for_a_moment(
     tmp_path: Path,
 ) -> None:
     """Each time it is woken, comes too late, and would wait anew."""
-    came = threading.Event()
+    with open(os.devnull, "rb", buffering=0) as source:
 
-    def run() -> None:
-        with in_background():
-            for _ in range(STEPS):
-                wait_unannounced()
-        came.set()
+        def read_and_set(db: meles.DB) -> None:
+            source.read(1)
+            set_one(db)
 
-    thread = threading.Thread(target=run)
-    with meles.open(tmp_path / "db", workers="inline", sync="none") as db:
-        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        thread.start()
-        for _ in range(60_000):
-            if came.is_set():
-                break
-            work(1e-4)
-            os.pread(fd, 1, 0)
-            db.set(b"k", b"v")
-        there = came.is_set()
-        os.close(fd)
-    thread.join(PATIENCE)
-    assert there
+        assert comes_back(tmp_path, wait_unannounced, read_and_set)
 
 
 def in_turn(nth: int) -> None:

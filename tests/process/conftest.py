@@ -30,6 +30,7 @@ import pytest
 from meles.engine.stress.judge import Checker
 from meles.engine.stress.ledger import Ledger, LedgerFile, observe
 from meles.engine.stress.load import KEYS
+from syscalls import missing
 from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -270,6 +271,13 @@ def _is_tied(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
     return False
+
+
+@pytest.fixture(scope="session")
+def syscalls_watched() -> None:
+    """Skips where calls of other processes cannot be watched."""
+    if reason := missing():
+        pytest.skip(f"kills at system calls: {reason}")
 
 
 @pytest.fixture

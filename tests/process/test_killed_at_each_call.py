@@ -12,27 +12,17 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import meles
 import pytest
 from story import OPTIONS, Story, content
-from syscalls import Watcher, missing
+from syscalls import start_watched
 
-PROGRAM = str(Path(__file__).parents[1] / "support" / "watched_story.py")
-SUPPORT = str(Path(__file__).parents[1] / "support")
+pytestmark = pytest.mark.usefixtures("syscalls_watched")
+
 DEADLINE = 60.0
 PART = int(os.environ.get("MELES_PART", "0")), int(os.environ.get("MELES_PARTS", "1"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _watching():
-    if reason := missing():
-        pytest.skip(f"kills at system calls: {reason}")
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +38,9 @@ class Telling:
     """One telling, struck at its n-th call."""
 
     def __init__(self, home, workers):
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-W", "error", PROGRAM, str(theirs.fileno()), str(home), workers],
-                pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": SUPPORT}, start_new_session=True,
-            )  # fmt: skip
-            _, fds, _, _ = socket.recv_fds(ours, 16, 1)
-        self.watcher = Watcher(fds[0], str(home))
+        self.popen, self.watcher = start_watched(
+            "watched_story.py", str(home), workers, directory=str(home), session=True
+        )
         self.pid = self.popen.pid
         self.kinds = Counter()
         self.seen = 0

@@ -11,26 +11,18 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import meles
 import pytest
 from backups import CALM, Entry, backup, beside, content_of, entries
-from syscalls import Watcher, missing
+from syscalls import start_watched
 from tally import Tally
 
-SUPPORT = Path(__file__).parents[1] / "support"
+pytestmark = pytest.mark.usefixtures("syscalls_watched")
+
 DEADLINE = 60.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _watching() -> None:
-    if reason := missing():
-        pytest.skip(f"kills at system calls: {reason}")
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +44,9 @@ class Restoring:
     """A restore in a process of its own, struck at its n-th call."""
 
     def __init__(self, path: Path, sources: list[Path]) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self.popen = subprocess.Popen(
-                [
-                    sys.executable, "-W", "error", str(SUPPORT / "watched_restore.py"),
-                    str(theirs.fileno()), str(path), *map(str, sources),
-                ],
-                pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(SUPPORT)},
-            )  # fmt: skip
-            _, fds, _, _ = socket.recv_fds(ours, 16, 1)
-        self.watcher = Watcher(fds[0], str(path.parent))
+        self.popen, self.watcher = start_watched(
+            "watched_restore.py", str(path), *map(str, sources), directory=str(path.parent)
+        )
         self.kinds: Counter[str] = Counter()
         self.writes = 0
         self.struck = ""

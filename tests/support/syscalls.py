@@ -4,8 +4,9 @@ Seccomp's user notification: the watched program installs a filter that its chil
 hands its listener over; each call then waits until the watcher lets it pass, or kills. Needs no
 tool and no special rights; `missing` says why where it does not work.
 
-    watched side    listen() -> descriptor, to be sent to the watcher
-    watching side   Watcher(descriptor, directory).calls() -> Call, ... ; call.allow()
+    watching side   start_watched(script, ...) -> its process, a Watcher of it
+                    Watcher(descriptor, directory).calls() -> Call, ... ; call.allow()
+    watched side    be_watched(the script's first argument)
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import fcntl
 import os
 import platform
 import select
+import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 _MACHINES: Final = {  # audit number, seccomp, and the calls by their numbers
@@ -164,6 +169,30 @@ class Watcher:
 
     def close(self) -> None:
         os.close(self._listener)
+
+
+def start_watched(
+    script: str, *args: str, directory: str, session: bool = False
+) -> tuple[subprocess.Popen[bytes], Watcher]:
+    """A program of this folder, which is given the socket it sends its listener to, then `args`."""
+    here = Path(__file__).parent
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        popen = subprocess.Popen(
+            [sys.executable, "-W", "error", str(here / script), str(theirs.fileno()), *args],
+            pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(here)}, start_new_session=session,
+        )  # fmt: skip
+        _, fds, _, _ = socket.recv_fds(ours, 16, 1)
+    return popen, Watcher(fds[0], directory)
+
+
+def be_watched(number: str) -> None:
+    """From here on the calls of this process wait; the socket of that number says so and closes."""
+    with socket.socket(fileno=int(number)) as to_watcher:
+        listener = listen()
+        socket.send_fds(to_watcher, [b"listener"], [listener])
+        os.close(listener)
 
 
 def _target(pid: int, name: str, first: int) -> str:

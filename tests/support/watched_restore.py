@@ -8,19 +8,15 @@ Sends the listener over the socket, and says `restored` at the end.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 
 import meles
-from syscalls import listen
+from syscalls import be_watched
 
 
 def main() -> None:
     number, path, *sources = sys.argv[1:]
-    with socket.socket(fileno=int(number)) as to_watcher:
-        listener = listen()
-        socket.send_fds(to_watcher, [b"listener"], [listener])
-        os.close(listener)
+    be_watched(number)
     meles.restore(sources, path, base_table_size="64KiB", value_log_max_entries=8)
     os.write(1, b"restored\n")
 

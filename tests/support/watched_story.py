@@ -8,13 +8,12 @@ Sends the listener over the socket, then says `acked` for each commit and `close
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 import meles
 from story import OPTIONS, Story
-from syscalls import listen
+from syscalls import be_watched
 
 
 class Telling(Story):
@@ -25,10 +24,7 @@ class Telling(Story):
 
 def main() -> None:
     number, home, workers = sys.argv[1:]
-    with socket.socket(fileno=int(number)) as to_watcher:
-        listener = listen()
-        socket.send_fds(to_watcher, [b"listener"], [listener])
-        os.close(listener)
+    be_watched(number)
     story = Telling({**OPTIONS, "workers": workers})
     story.tell(Path(home))
     assert story.errors == [], story.errors

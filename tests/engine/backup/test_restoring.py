@@ -138,12 +138,16 @@ def reversed_keys(found: list[Any]) -> list[Any]:
     return [entry for key in keys for entry in found if entry[0] == key]
 
 
+def small_backup(home: Path) -> bytes:
+    with meles.open(home / "db", **CALM) as db:
+        db[b"k"] = b"v"
+        return backup(db)
+
+
 def test_what_a_killed_restore_left_is_told_and_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with meles.open(tmp_path / "db", **CALM) as db:
-        db[b"k"] = b"v"
-        stream = backup(db)
+    stream = small_backup(tmp_path)
     left = tmp_path / ".new.restoring-01234567"
     left.mkdir()
     (left / "000001.sst").write_bytes(b"half")
@@ -170,9 +174,7 @@ def test_a_value_at_the_limit_of_the_options(tmp_path: Path) -> None:
 def test_a_codec_that_is_not_there_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with meles.open(tmp_path / "db", **CALM) as db:
-        db[b"k"] = b"v"
-        stream = backup(db)
+    stream = small_backup(tmp_path)
 
     def missing(codec: str) -> None:
         raise meles.ConfigError(f"option compression={codec!r}: not installed")
