@@ -155,12 +155,14 @@ def main() -> int:
     parts: dict[str, Callable[[], None]] = {
         "churn": lambda: churn(report),
         "ingest": lambda: long_ingest(report, args.gigabytes),
-        "latency": lambda: latency.latency(report, args.rounds + 2, args.seconds),
+        "latency": lambda: latency.latency(report, args.rounds, args.seconds),
         "compaction": lambda: compaction.compaction(report, args.rounds),
     }
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--gigabytes", type=float, default=5.0, help="of the ingest")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one run of latency")
+    parser.add_argument(
+        "--seconds", type=float, default=latency.SECONDS, help="of one run of latency"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of latency and compaction")
     args = parser.parse_args()
     report = Report()

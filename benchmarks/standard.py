@@ -62,7 +62,7 @@ def _ingest(report: Report, quick: bool, rounds: int) -> None:
 
 
 def _latency(report: Report, quick: bool, rounds: int) -> None:
-    latency.latency(report, rounds, 1.0 if quick else 5.0)
+    latency.latency(report, rounds, 3.0 if quick else latency.SECONDS, beside=quick)
 
 
 def _startup(report: Report, quick: bool, rounds: int) -> None:
