@@ -118,12 +118,82 @@ cdef class _Source:
         return True
 
 
-cdef struct Wanted:              # a value of the value log, to be read
-    PyObject* file               # ValueFile, borrowed from the map; NULL: where the map says
+cdef struct Wanted:              # a value of the value log
+    PyObject* file               # ValueFile, borrowed from the map; NULL: it knows where
     int64_t place
     uint64_t version
-    Py_ssize_t nth               # in the list of values
+    bint logged                  # or it is at hand
     uint8_t pointer[POINTER_BYTES]
+
+
+cdef class LazyValues:
+    """A batch's values. Those of the value log are read when they are asked for, in order: so each
+    is made where the one before it was, in memory that is near.
+
+    The Python twin is `LazyValues` in txn/batches.py.
+    """
+
+    cdef list _at_hand           # the values, or the address of one that no file of the map has
+    cdef Wanted* _wanted
+    cdef ValueMap _map
+    cdef Py_ssize_t _room
+    cdef Py_ssize_t _asked       # so many were asked for ahead
+
+    def __cinit__(self, list at_hand not None, Py_ssize_t room, ValueMap map not None):
+        """Begins with what is `at_hand`, which grows to at most `room` values."""
+        if len(at_hand) > room:
+            raise IndexError("more values than a batch has")
+        self._at_hand, self._map, self._room = at_hand, map, room
+        self._wanted = <Wanted*>calloc(room, sizeof(Wanted))
+        if self._wanted == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._wanted)
+
+    def __len__(self):
+        return len(self._at_hand)
+
+    def __getitem__(self, Py_ssize_t at):
+        return self.take(at)
+
+    cdef bint add(self, const Entry* entry) except False:
+        """Behind the others comes what `entry` points to."""
+        cdef Wanted* wanted = self._wanted + len(self._at_hand)
+        if len(self._at_hand) >= self._room:
+            raise IndexError("more values than a batch has")
+        wanted.logged, wanted.version, wanted.file = True, entry.version, NULL
+        if entry.value_size == POINTER_BYTES:
+            wanted.file = self._map.file_of(entry.value)
+        if wanted.file == NULL:
+            self._at_hand.append(value_bytes(entry))
+            return True
+        memcpy(wanted.pointer, entry.value, POINTER_BYTES)
+        wanted.place = (<ValueFile>wanted.file)._place(load32(entry.value + 4))
+        self._at_hand.append(None)
+        return True
+
+    cdef object take(self, Py_ssize_t at):
+        cdef Wanted* wanted = self._wanted + at
+        cdef Wanted* later
+        cdef object value
+        cdef Py_ssize_t count = min(len(self._at_hand), self._room)
+        if not 0 <= at < count:
+            raise IndexError("a batch has no such value")
+        while self._asked < count and self._asked <= at + VALUES_AHEAD:
+            later = self._wanted + self._asked
+            if later.file != NULL:
+                (<ValueFile>later.file).ask(later.place, later.pointer)
+            self._asked += 1
+        if not wanted.logged:
+            return self._at_hand[at]
+        if wanted.file != NULL:
+            value = (<ValueFile>wanted.file).fetch_at(wanted.place, wanted.pointer, wanted.version)
+        else:
+            value = self._map._elsewhere(self._at_hand[at], wanted.version)
+        if type(value) is not bytes:
+            raise TypeError("a value is bytes")
+        return value
 
 
 cdef class Scan:
@@ -140,8 +210,6 @@ cdef class Scan:
     cdef bint _busy
     cdef bytes _last             # the key that was judged last
     cdef object _failure         # met in the middle of a batch, to be raised at the next
-    cdef Wanted* _wanted         # of the batch under way, LARGEST_BATCH of them; NULL until needed
-    cdef Py_ssize_t _wanted_count
 
     def __cinit__(
         self, sources, bytes low, bytes high, uint64_t ts, uint64_t since, uint64_t now_ms, values_at,
@@ -166,10 +234,6 @@ cdef class Scan:
         self._read_value = value_map(values_at)
         self._keys_wanted, self._values_wanted, self._details = keys, values, details
         self._size = FIRST_BATCH
-        self._wanted = NULL
-
-    def __dealloc__(self):
-        free(self._wanted)
 
     cdef _begin(self):
         self._begun = True
@@ -198,61 +262,16 @@ cdef class Scan:
             and memcmp(PyBytes_AS_STRING(self._last), entry.key, entry.key_size) == 0
         )
 
-    cdef object _want(self, const Entry* entry, Py_ssize_t nth):
-        """Note that the nth value is in the value log; what stands in its place until it is read."""
-        cdef Wanted* wanted
-        if self._wanted == NULL:
-            self._wanted = <Wanted*>malloc(LARGEST_BATCH * sizeof(Wanted))
-            if self._wanted == NULL:
-                raise MemoryError
-        wanted = self._wanted + self._wanted_count
-        self._wanted_count += 1
-        wanted.version, wanted.nth, wanted.file = entry.version, nth, NULL
-        if entry.value_size == POINTER_BYTES:
-            wanted.file = self._read_value.file_of(entry.value)
-        if wanted.file == NULL:
-            return value_bytes(entry)
-        memcpy(wanted.pointer, entry.value, POINTER_BYTES)
-        wanted.place = (<ValueFile>wanted.file)._place(load32(entry.value + 4))
-        return None
-
-    cdef Py_ssize_t _read_wanted(self, list values) except -2:
-        """Put the values noted in their places. -1, or the first that failed, with `_failure` set."""
-        cdef Py_ssize_t at, ahead = 0
-        cdef Wanted* wanted
-        cdef Wanted* later
-        cdef bytes value
-        for at in range(self._wanted_count):
-            wanted = self._wanted + at
-            while ahead < self._wanted_count and ahead <= at + VALUES_AHEAD:
-                later = self._wanted + ahead
-                if later.file != NULL:
-                    (<ValueFile>later.file).ask(later.place, later.pointer)
-                ahead += 1
-            try:
-                if wanted.file != NULL:
-                    value = (<ValueFile>wanted.file).fetch_at(
-                        wanted.place, wanted.pointer, wanted.version
-                    )
-                else:
-                    value = self._read_value._elsewhere(values[wanted.nth], wanted.version)
-                if type(value) is not bytes:
-                    raise TypeError("a value is bytes")
-            except BaseException as error:
-                self._failure = error
-                return wanted.nth
-            values[wanted.nth] = value
-        return -1
-
     def next_batch(self):
         """(keys, values) or, with details, (keys, versions, metas, expiries, values); None at the
-        end. What was not asked for is None.
+        end. What was not asked for is None. Values are a list, or `LazyValues` of it.
 
         Damage is raised behind the entries before it. A scan that failed or was interrupted fails
         again: it never goes on behind what it did not give.
         """
         cdef list keys = [], values = [], versions = [], metas = [], expiries = []
-        cdef Py_ssize_t found = 0, size = 0, failed
+        cdef LazyValues lazy = None
+        cdef Py_ssize_t found = 0, size = 0
         cdef _Source lead
         cdef Entry* entry
         cdef bytes key, value
@@ -261,7 +280,6 @@ cdef class Scan:
         if self._busy:
             raise ValueError("iterator already executing")
         self._busy = True
-        self._wanted_count = 0
         try:
             if not self._begun:
                 self._begin()
@@ -279,9 +297,9 @@ cdef class Scan:
                     ):
                         if self._values_wanted:
                             if entry.meta & META_POINTER and not self._details:
-                                values.append(self._want(entry, found))
-                                if entry.value_size == POINTER_BYTES:
-                                    size += load32(entry.value + 8)
+                                if lazy is None:
+                                    lazy = LazyValues(values, self._size, self._read_value)
+                                lazy.add(entry)
                             else:
                                 value = value_bytes(entry)
                                 values.append(value)
@@ -307,30 +325,23 @@ cdef class Scan:
             if not found or not isinstance(error, Exception):
                 raise
         finally:
-            self._busy = self._wanted_count > 0
-        if self._wanted_count:
-            try:
-                failed = self._read_wanted(values)
-            finally:
-                self._busy = False
-            if failed >= 0:
-                found = failed
-                del keys[found:], values[found:]
-                if not found or not isinstance(self._failure, Exception):
-                    raise self._failure
+            self._busy = False
         self._size = min(2 * self._size, LARGEST_BATCH)
         if not found:
             return None
         if self._details:
             return keys, versions, metas, expiries, values
-        return keys if self._keys_wanted else None, values if self._values_wanted else None
+        return (
+            keys if self._keys_wanted else None,
+            None if not self._values_wanted else values if lazy is None else lazy,
+        )
 
 
 cdef class BatchIterator:
-    """An iterator over lists that come batch by batch. The Python twin is txn/batches.py."""
+    """An iterator over what comes batch by batch. The Python twin is txn/batches.py."""
 
     cdef public list _keys
-    cdef public list _values
+    cdef public object _values
     cdef public Py_ssize_t _at
     cdef public Py_ssize_t _count
     cdef public int _shape       # 0 pairs, 1 keys, 2 values
@@ -340,7 +351,8 @@ cdef class BatchIterator:
 
     def __next__(self):
         cdef Py_ssize_t at
-        cdef list keys, values
+        cdef list keys
+        cdef object values, value
         while True:
             at = self._at
             if at < self._count:
@@ -350,12 +362,35 @@ cdef class BatchIterator:
                 ):
                     self._at = at + 1
                     with boundscheck(True):      # subclasses set the lists and the numbers
-                        if self._shape == 0:
-                            return keys[at], values[at]
-                        return keys[at] if self._shape == 1 else values[at]
+                        if self._shape == 1:
+                            return keys[at]
+                        if type(values) is list:
+                            value = (<list>values)[at]
+                        else:
+                            value = self._lazy(values, at)
+                        return value if self._shape == 2 else (keys[at], value)
                 self._count = 0                  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration
+
+    cdef object _lazy(self, values, Py_ssize_t at):
+        try:
+            if type(values) is LazyValues:
+                return (<LazyValues>values).take(at)
+            return values[at]
+        except Exception as error:
+            self._untaken(values, at)
+            met = self._met(error)
+            if met is not error:
+                raise met from error
+            raise
+        except BaseException:
+            self._untaken(values, at)
+            raise
+
+    cdef _untaken(self, values, Py_ssize_t at):
+        if self._values is values:               # another thread may have gone on meanwhile
+            self._at = at
 
 
 def step_directly(type cls not None):

@@ -1,8 +1,9 @@
-"""An iterator over lists that come batch by batch.
+"""An iterator over what comes batch by batch, and values that are read when their turn comes.
 
 Runs in: supervisor, on the thread that iterates.
-Invariants: (1) what was taken is `_keys[:_at]`; (2) `_refill` is asked only when nothing is left.
-Fails with: what `_refill` raises.
+Invariants: (1) what was taken is `_keys[:_at]`; (2) `_refill` is asked only when nothing is left;
+(3) a value that could not be read was not taken.
+Fails with: what `_refill` raises, and what `_met` makes of the error of a value.
 
 `BatchIteratorPy` is the readable definition, the compiled twin is engine/kernel/scan.pxi: its
 `__next__` runs once an item of every scan.
@@ -10,8 +11,11 @@ Fails with: what `_refill` raises.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from meles.engine.codec.columns import Columns
+from meles.engine.codec.entry import META_POINTER
 from meles.engine.kernel import NATIVE
 
 C = TypeVar("C", bound="BatchIteratorPy")
@@ -20,19 +24,42 @@ KEYS: Final = 1
 VALUES: Final = 2
 
 
+class LazyValuesPy:
+    """A batch's values. Those of the value log are read when they are asked for: each is made where
+    the one before it was, in memory that is near, and what nobody asks for is not read.
+    """
+
+    def __init__(self, batch: Columns, read: Callable[[bytes, int], bytes]) -> None:
+        """`read(pointer, version)` reads one of the value log."""
+        self._batch = batch
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._batch.values)
+
+    def __getitem__(self, at: int) -> bytes:
+        batch = self._batch
+        value: bytes = batch.values[at]
+        return self._read(value, batch.versions[at]) if batch.metas[at] & META_POINTER else value
+
+
 class BatchIteratorPy:
-    """Subclasses give `_refill`, which puts the next lists in place and says whether there are any.
+    """Subclasses give `_refill`, which puts the next lists in place and says whether there are any,
+    and `_met`, which says what to raise where a value raised an error.
 
     `_shape` is what an item is made of: a key and a value, a key, or a value.
     """
 
     _keys: list[bytes] | None = None
-    _values: list[Any] | None = None
+    _values: list[Any] | LazyValuesPy | None = None
     _at: int = 0
     _count: int = 0
     _shape: int = PAIRS
 
     def _refill(self) -> bool:
+        raise NotImplementedError
+
+    def _met(self, error: Exception) -> Exception:
         raise NotImplementedError
 
     def __next__(self) -> Any:
@@ -44,12 +71,30 @@ class BatchIteratorPy:
                     self._shape == KEYS or values is not None
                 ):
                     self._at = at + 1
-                    if self._shape == PAIRS:
-                        return keys[at], values[at]  # type: ignore[index]
-                    return keys[at] if self._shape == KEYS else values[at]  # type: ignore[index]
+                    if self._shape == KEYS:
+                        return keys[at]  # type: ignore[index]
+                    value = values[at] if type(values) is list else self._lazy(values, at)
+                    return value if self._shape == VALUES else (keys[at], value)  # type: ignore[index]
                 self._count = 0  # another thread ended it meanwhile
             if not self._refill():
                 raise StopIteration
+
+    def _lazy(self, values: Any, at: int) -> Any:
+        try:
+            return values[at]
+        except Exception as error:
+            self._untaken(values, at)
+            met = self._met(error)
+            if met is not error:
+                raise met from error
+            raise
+        except BaseException:
+            self._untaken(values, at)
+            raise
+
+    def _untaken(self, values: Any, at: int) -> None:
+        if self._values is values:  # another thread may have gone on meanwhile
+            self._at = at
 
 
 def step_directly_py(cls: type[C]) -> type[C]:

@@ -102,10 +102,9 @@ class Cursor(BatchIterator, Generic[T]):
         try:
             batch = next(self._batches, None)
         except Exception as error:
-            if self._refusal is not None:  # what it reads was taken away from under it
-                raise self._refusal() from error
-            if self._view is not None:
-                self._batches = _Refusing(partial(_again, error))
+            met = self._met(error)
+            if met is not error:
+                raise met from error
             raise
         if batch is None:
             self._done = True
@@ -115,6 +114,20 @@ class Cursor(BatchIterator, Generic[T]):
         self._left -= count
         self._count = count
         return True
+
+    def _met(self, error: Exception) -> Exception:
+        """What to raise for it; from now on whoever goes on meets it again."""
+        if self._refusal is not None:  # what it reads was taken away from under it
+            return self._refusal()
+        if self._view is not None:
+            at, keys = self._at, self._keys
+            if at and keys:
+                self._last = keys[at - 1]
+            self._keys = self._values = None
+            self._at = self._count = 0
+            self._left = max(self._left, 1)  # it was not at its limit
+            self._batches = _Refusing(partial(_again, error))
+        return error
 
     def _begin(self, keys: KeyRange) -> None:
         view = self._open_view()

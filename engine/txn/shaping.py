@@ -17,10 +17,12 @@ from meles.engine.codec.entry import META_POINTER
 from meles.engine.iterators.range_scan import KeyRange, scan, sources
 from meles.engine.kernel import NATIVE
 from meles.engine.read_view import ReadView
+from meles.engine.txn.batches import LazyValuesPy
 from meles.engine.txn.item import Item
 from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, Scan
 
-Batch: TypeAlias = tuple[list[bytes] | None, list[Any] | None]  # keys, values: what is wanted
+Values: TypeAlias = list[Any] | LazyValuesPy
+Batch: TypeAlias = tuple[list[bytes] | None, Values | None]  # keys, values: what is wanted
 
 
 def shaped_batches(
@@ -67,11 +69,7 @@ def _from_columns(
         elif not any(meta & META_POINTER for meta in set(batch.metas)):
             yield batch.keys, batch.values
         else:
-            read = view.values.read
-            for key, version, meta, value in zip(
-                batch.keys, batch.versions, batch.metas, batch.values, strict=True
-            ):
-                yield [key], [read(value, version) if meta & META_POINTER else value]
+            yield batch.keys, LazyValuesPy(batch, view.values.read)
 
 
 def _items(view: ReadView, batch: Columns, newest: int | None) -> list[Item]:

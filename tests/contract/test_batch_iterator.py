@@ -13,6 +13,28 @@ from twins import NATIVE, needs_native, twins
 both = pytest.mark.parametrize("base", twins(BatchIteratorPy, "BatchIterator"))
 
 
+class Met(Exception):
+    """What an error of a value is made into."""
+
+
+class Lazily:
+    """Values that are made when they are asked for, or raise."""
+
+    def __init__(self, made: list[Any]) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, at: int) -> Any:
+        value = self.made[at]
+        if callable(value):
+            return value()
+        if isinstance(value, type):
+            raise value
+        return value
+
+
 def over(base: Any, lists: list[Any], shape: int, *, directly: bool = False) -> Any:
     class Batches(base):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -21,6 +43,9 @@ def over(base: Any, lists: list[Any], shape: int, *, directly: bool = False) -> 
 
         def __iter__(self) -> Any:
             return self
+
+        def _met(self, error: Exception) -> Exception:
+            return Met() if isinstance(error, ZeroDivisionError) else error
 
         def _refill(self) -> bool:
             self._at = self._count = 0
@@ -61,6 +86,53 @@ def test_an_error_comes_in_its_turn(base: Any) -> None:
     with pytest.raises(LookupError):
         next(iterator)
     assert list(iterator) == [b"c"]
+
+
+@both
+@pytest.mark.parametrize("error", [LookupError, ZeroDivisionError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("shape", [PAIRS, VALUES])
+def test_a_value_that_fails_is_not_taken(base: Any, shape: int, error: type[BaseException]) -> None:
+    def fail() -> Any:
+        raise error
+
+    made: list[Any] = [b"1", fail, b"3"]
+    iterator = over(base, [([b"a", b"b", b"c"], Lazily(made)), LISTS[2]], shape)
+    assert next(iterator) == ((b"a", b"1") if shape == PAIRS else b"1")
+    for _ in range(3):
+        with pytest.raises(Met if error is ZeroDivisionError else error) as raised:
+            next(iterator)
+        assert iterator._at == 1
+        if error is ZeroDivisionError:
+            assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    made[1] = b"2"
+    rest = [(b"b", b"2"), (b"c", b"3"), (b"c", b"3")]
+    assert list(iterator) == (rest if shape == PAIRS else [value for _, value in rest])
+
+
+@both
+def test_values_nobody_asks_for_are_not_made(base: Any) -> None:
+    def fail() -> Any:
+        raise LookupError
+
+    lists = [([b"a", b"b"], Lazily([fail, fail]))]
+    assert list(over(base, lists, KEYS)) == [b"a", b"b"]
+
+
+@both
+def test_a_value_that_fails_after_others_went_on(base: Any) -> None:
+    """Two threads on one iterator: what the other one took does not come again."""
+
+    def other_goes_on() -> Any:
+        taken.extend(iterator)
+        raise KeyboardInterrupt
+
+    taken: list[Any] = []
+    lists = [([b"a", b"b"], Lazily([other_goes_on, b"2"])), LISTS[0], LISTS[2]]
+    iterator = over(base, lists, VALUES)
+    with pytest.raises(KeyboardInterrupt):
+        next(iterator)
+    assert taken == [b"2", b"1", b"2", b"3"]
+    assert list(iterator) == []
 
 
 @both

@@ -350,53 +350,76 @@ def pointers(count: int) -> Any:
 @pytest.mark.parametrize("answer", [None, "text", 5, bytearray(b"x")])
 def test_a_value_that_is_no_bytes(answer: object) -> None:
     scan = NATIVE.Scan([pointers(3)], None, None, 9, 0, 0, lambda pointer, version: answer)
-    with pytest.raises(TypeError):
-        scan.next_batch()
+    _, values = scan.next_batch()
+    for at in range(3):
+        with pytest.raises(TypeError, match="a value is bytes"):
+            values[at]
 
 
-def test_a_value_reader_that_advances_the_scan() -> None:
-    met: list[str] = []
-
-    def read(pointer: bytes, version: int) -> bytes:
-        try:
+def test_a_scan_that_advances_itself() -> None:
+    def columns() -> Any:
+        with pytest.raises(ValueError, match="already executing"):
             scan.next_batch()
-        except ValueError as error:
-            met.append(str(error))
-        return b"v"
+        yield from pointers(3)
 
-    scan = NATIVE.Scan([pointers(3)], None, None, 9, 0, 0, read)
-    assert scan.next_batch() == ([b"000", b"001", b"002"], [b"v"] * 3)
-    assert met == ["iterator already executing"] * 3
+    scan = NATIVE.Scan([columns()], None, None, 9, 0, 0, lambda pointer, version: b"v")
+    keys, values = scan.next_batch()
+    assert (keys, list(values)) == ([b"000", b"001", b"002"], [b"v"] * 3)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, LookupError])
 def test_an_interrupted_scan_does_not_go_on(error: type[BaseException]) -> None:
     """What was merged and not given yet would be missing without a word."""
 
-    def read(pointer: bytes, version: int) -> bytes:
-        asked.append(pointer)
-        if len(asked) == 2:
-            raise error
-        return b"v"
+    def columns() -> Any:
+        yield from pointers(1)
+        raise error
 
-    asked: list[bytes] = []
-    scan = NATIVE.Scan([pointers(50)], None, None, 9, 0, 0, read)
+    scan = NATIVE.Scan([columns()], None, None, 9, 0, 0, lambda pointer, version: b"v")
     if issubclass(error, Exception):
-        assert scan.next_batch() == ([b"000"], [b"v"])
+        assert scan.next_batch()[0] == [b"000"]
     for _ in range(3):
         with pytest.raises(error):
             scan.next_batch()
 
 
+@pytest.mark.parametrize("at", [-1, 3, -(1 << 40), 1 << 40, *HUGE])
+def test_places_of_values(at: int) -> None:
+    scan = NATIVE.Scan([pointers(3)], None, None, 9, 0, 0, lambda pointer, version: b"v")
+    _, values = scan.next_batch()
+    assert len(values) == 3
+    with pytest.raises((IndexError, OverflowError)):
+        values[at]
+    with pytest.raises((IndexError, OverflowError)):
+        values.__getitem__(at)
+
+
+def test_values_made_by_hand() -> None:
+    with pytest.raises(TypeError):
+        NATIVE.LazyValues()
+    with pytest.raises(TypeError):
+        NATIVE.LazyValues([], 4, lambda pointer, version: b"v")
+    for room in (1, 0, -1, -(1 << 40)):
+        with pytest.raises(IndexError, match="more values"):
+            NATIVE.LazyValues([b"a", b"b"], room, NATIVE.ValueMap((), None))
+    at_hand = [b"a"]
+    values = NATIVE.LazyValues(at_hand, 1, NATIVE.ValueMap((), None))
+    at_hand += [b"b"] * 100  # its own list grows under it
+    assert values[0] == b"a"
+    for at in (1, 50, 100):
+        with pytest.raises(IndexError):
+            values[at]
+
+
 def test_two_threads_on_one_scan() -> None:
     begun, go = threading.Event(), threading.Event()
 
-    def read(pointer: bytes, version: int) -> bytes:
+    def columns() -> Any:
         begun.set()
         go.wait(30)
-        return b"v"
+        yield from pointers(40)
 
-    scan = NATIVE.Scan([pointers(40)], None, None, 9, 0, 0, read)
+    scan = NATIVE.Scan([columns()], None, None, 9, 0, 0, lambda pointer, version: b"v")
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(iter(scan.next_batch, None)))
     thread.start()

@@ -391,6 +391,7 @@ def test_an_iterator_that_failed_does_not_go_on_behind_it(open_db: OpenDB, tmp_p
         for target in (db, txn):
             for cursor, good in (
                 (target.items(), 4), (target.values(), 4), (target.values(reverse=True), 5),
+                (target.items(limit=5), 4),
             ):  # fmt: skip
                 assert len([next(cursor) for _ in range(good)]) == good
                 for _ in range(3):
