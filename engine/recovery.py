@@ -35,7 +35,7 @@ from meles.engine.log.reader import LogReader
 from meles.engine.log.sealed import end_frame, map_log
 from meles.engine.manifest.edit import Edit
 from meles.engine.manifest.manifest_file import ManifestFile, Replay
-from meles.engine.manifest.version import Level, TableMeta, Version, VlogMeta
+from meles.engine.manifest.version import TableMeta, Version, VlogMeta
 from meles.engine.memtable.memtable import Memtable
 from meles.engine.memtable.replay import Replayed, replay
 from meles.engine.options import Options
@@ -100,8 +100,8 @@ def open_manifest(state: Recovering) -> None:
         state.unwind.callback(state.manifest.close)
         state.version = version
         return
-    found = ManifestFile.read(directory, options.external_magic_version, options.max_levels)
-    state.version = _with_levels(found.version, options.max_levels)
+    found = ManifestFile.read(directory, options.external_magic_version)
+    state.version = found.version.with_levels(options.max_levels)
     state.report.manifest_cut_bytes = found.cut
     state.repair(partial(_go_on_with, state, found))
 
@@ -109,12 +109,6 @@ def open_manifest(state: Recovering) -> None:
 def _go_on_with(state: Recovering, found: Replay) -> None:
     state.manifest = ManifestFile.open(state.dirs.tables, found)
     state.unwind.callback(state.manifest.close)
-
-
-def _with_levels(version: Version, wanted: int) -> Version:
-    """The Version with at least as many levels as the option asks for."""
-    extra = max(0, wanted - len(version.levels))
-    return replace(version, levels=(*version.levels, *(Level(),) * extra))
 
 
 def recover_values(state: Recovering) -> None:

@@ -105,7 +105,7 @@ def targets() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
     return {
         "backup": (lambda data: check_streams(io.BytesIO(data)), streams),
         "entries": (entries, [each for stream in streams for each in payloads(stream)[1:-1]]),
-        "manifest": (lambda data: replay_manifest(data, "MANIFEST", 7), samples("MANIFEST")),
+        "manifest": (lambda data: replay_manifest(data, "MANIFEST"), samples("MANIFEST")),
         "edit": (edit, []),
         "message": (lambda data: parse(decode_payload(data), to_child=True), []),
         "properties": (

@@ -23,7 +23,6 @@ from meles.engine.doctor.facts import Facts, FileFact
 from meles.engine.errors import CorruptionError, Error, FormatVersionError
 from meles.engine.fs.files import Directory
 from meles.engine.fs.names import ASIDE_SUFFIX, MANIFEST, Kind, file_name, parse_name
-from meles.engine.ids import MAX_LEVELS
 from meles.engine.log.reader import LogReader
 from meles.engine.log.sealed import map_log
 from meles.engine.manifest.manifest_file import replay_manifest
@@ -71,7 +70,7 @@ def _examine_manifest(directory: Directory, facts: Facts) -> None:
     data = directory.read(MANIFEST)
     try:
         facts.external = decode_header(data, MAGIC_MANIFEST, path).external
-        facts.version = replay_manifest(data, path, MAX_LEVELS, directory.keys).version
+        facts.version = replay_manifest(data, path, directory.keys).version
     except FormatVersionError as error:
         facts.manifest_problem, facts.manifest_newer = plain(error), True
     except CorruptionError as error:
@@ -82,7 +81,7 @@ def _examine_manifest(directory: Directory, facts: Facts) -> None:
 def _before_damage(data: bytes, path: str, directory: Directory) -> Version | None:
     """What the whole records in front of the damage say."""
     try:
-        return replay_manifest(data, path, MAX_LEVELS, directory.keys).version
+        return replay_manifest(data, path, directory.keys).version
     except (CorruptionError, FormatVersionError):
         return None
 

@@ -34,7 +34,7 @@ class Edit:
     add_drops: tuple[Drop, ...] = ()
     remove_drops: tuple[int, ...] = ()  # their timestamps
     ban: tuple[int, ...] = ()
-    snapshot: int = 0  # number of levels when this edit is a whole Version
+    snapshot: int = 0  # when this edit is a whole Version: of at least so many levels
 
     @staticmethod
     def of_version(version: Version) -> Edit:
@@ -58,8 +58,9 @@ class Edit:
         """
         version = Version.empty(self.snapshot) if self.snapshot else before
         for level in sorted({level for level, _ in (*self.add, *self.remove)}):
-            if not 0 <= level < len(version.levels):
+            if not 0 <= level < MAX_LEVELS:
                 raise InvariantError(f"no level {level}")
+            version = version.with_levels(level + 1)  # `max_levels` may have grown since
             version = version.with_tables(
                 level,
                 [table for at, table in self.add if at == level],

@@ -59,7 +59,7 @@ def _record(edit: Edit, number: int, seed: int, cipher: FileCipher | None) -> by
     return _PREFIX.pack(len(payload), crc, number) + payload
 
 
-def replay_manifest(data: bytes, path: str, max_levels: int, keys: KeyRing | None = None) -> Replay:
+def replay_manifest(data: bytes, path: str, keys: KeyRing | None = None) -> Replay:
     """The state a MANIFEST describes. Reads only.
 
     The invariants are checked at the end, and after each record only to find out which one broke
@@ -67,18 +67,16 @@ def replay_manifest(data: bytes, path: str, max_levels: int, keys: KeyRing | Non
     """
     header = decode_header(data, MAGIC_MANIFEST, path)
     file = _Sealing(header.seed, cipher_for(keys, header, path), path)
-    replayed = _replay(data, header, max_levels, file, check=False)
+    replayed = _replay(data, header, file, check=False)
     try:
         replayed.version.check()
     except InvariantError:
-        return _replay(data, header, max_levels, file, check=True)
+        return _replay(data, header, file, check=True)
     return replayed
 
 
-def _replay(
-    data: bytes, header: FileHeader, max_levels: int, file: _Sealing, *, check: bool
-) -> Replay:
-    version, offset, number = Version.empty(max_levels), HEADER_BYTES, 0
+def _replay(data: bytes, header: FileHeader, file: _Sealing, *, check: bool) -> Replay:
+    version, offset, number = Version.empty(1), HEADER_BYTES, 0
     while offset < len(data):
         edit = _edit_at(data, offset, number + 1, file)
         if edit is None:
@@ -206,11 +204,11 @@ class ManifestFile:
         return ManifestFile(directory, file, made, cipher)
 
     @staticmethod
-    def read(directory: Directory, external: int, max_levels: int) -> Replay:
+    def read(directory: Directory, external: int) -> Replay:
         """Replay without changing anything. `FileNotFoundError` when there is none."""
         path = directory.join(MANIFEST)
         data = directory.read(MANIFEST)
-        replayed = replay_manifest(data, path, max_levels, directory.keys)
+        replayed = replay_manifest(data, path, directory.keys)
         if replayed.header.external != external:
             raise ConfigError(
                 f"option external_magic_version={external}: {path} was made with "

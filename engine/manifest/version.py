@@ -241,6 +241,11 @@ class Version:
     def empty(max_levels: int) -> Version:
         return Version(levels=(Level(),) * max_levels)
 
+    def with_levels(self, count: int) -> Version:
+        """The same with at least so many levels."""
+        missing = max(0, count - len(self.levels))
+        return replace(self, levels=(*self.levels, *(Level(),) * missing)) if missing else self
+
     @cached_property
     def tables(self) -> dict[int, TableMeta]:
         return {table.id: table for level in self.levels for table in level}

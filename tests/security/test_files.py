@@ -201,7 +201,7 @@ def test_hostile_names_in_a_manifest(tmp_path: Path, field: str, bad: Any) -> No
             meta = next(iter(db._store.version.tables.values())).to_plain()
         plain = {"add": [[6, {**meta, "i": bad}]]}
     with Directory(str(home)) as directory:
-        found = ManifestFile.read(directory, 0, 7)
+        found = ManifestFile.read(directory, 0)
         payload = msgpack.packb(plain, use_bin_type=True) + manifest_file._END
         number = found.number + 1
         crc = manifest_file.crc32c(

@@ -95,13 +95,13 @@ def only_ours(parse: Callable[[], object], *also: type[Exception]) -> None:
 @given(how=changes())
 def test_the_manifest(whole: Whole, how: list[tuple[str, float, bytes, float]]) -> None:
     _, data = sample(whole, "MANIFEST")
-    only_ours(lambda: replay_manifest(damaged(data, how), "MANIFEST", 7))
+    only_ours(lambda: replay_manifest(damaged(data, how), "MANIFEST"))
 
 
 @fuzzed
 @given(data=st.binary(max_size=400))
 def test_a_manifest_of_anything(data: bytes) -> None:
-    only_ours(lambda: replay_manifest(data, "MANIFEST", 7))
+    only_ours(lambda: replay_manifest(data, "MANIFEST"))
 
 
 @fuzzed

@@ -84,12 +84,20 @@ def test_drops_come_and_go_and_bans_stay(full: Version) -> None:
     assert after.banned == (1, 3)
 
 
+def test_a_table_on_a_deeper_level_adds_levels(full: Version, table: Table) -> None:
+    deep = table(9, "a")
+    after = through_msgpack(Edit(add=((15, deep),))).apply(full)
+    assert (len(after.levels), after.level_of(9)) == (16, 15)
+    assert after.levels[: len(full.levels)] == full.levels
+    assert Edit(remove=((15, 9),)).apply(after) == full.with_levels(16)
+
+
 def test_what_does_not_fit_changes_nothing(full: Version, table: Table) -> None:
     before = dataclasses.replace(full)
     for edit, why in (
         (Edit(remove=((1, 9),)), "lacks a table"),
         (Edit(remove=((0, 1),)), "lacks a table"),
-        (Edit(add=((3, table(9, "a")),)), "no level 3"),
+        (Edit(add=((16, table(9, "a")),)), "no level 16"),
         (Edit(remove=((-1, 1),)), "no level -1"),
         (Edit(add=((1, table(9, "c-d")),)), "overlap"),
         (Edit(add=((2, table(1, "z")),)), "two levels"),

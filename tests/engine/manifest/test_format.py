@@ -41,7 +41,7 @@ def test_the_example_is_what_is_written(
 
 
 def test_the_example_is_read() -> None:
-    found = replay_manifest(EXAMPLE, "f", 7)
+    found = replay_manifest(EXAMPLE, "f")
     assert found.version == EDIT.apply(Version.empty(2))
     assert (found.number, found.end, found.cut) == (2, len(EXAMPLE), 0)
     assert found.header.external == 7

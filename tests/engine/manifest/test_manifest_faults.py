@@ -44,7 +44,7 @@ def grow(manifest: ManifestFile, version: Version, steps: range) -> Version:
 
 
 def found(directory: Directory) -> Version:
-    return ManifestFile.read(directory, 0, LEVELS).version
+    return ManifestFile.read(directory, 0).version
 
 
 def story(directory: Directory, reached: list[int]) -> None:
@@ -54,7 +54,7 @@ def story(directory: Directory, reached: list[int]) -> None:
         for step in range(1, 4):
             grow(manifest, Version(EMPTY.levels, max_ts=step - 1), range(step, step + 1))
             reached.append(step)
-    replayed = ManifestFile.read(directory, 0, LEVELS)
+    replayed = ManifestFile.read(directory, 0)
     manifest = ManifestFile.open(directory, replayed)
     try:
         grow(manifest, replayed.version, range(4, 6))
@@ -173,7 +173,7 @@ def test_after_a_power_loss_what_was_acknowledged_is_there(
             version = found(directory)
             acknowledged = before[-1] if before else 0
             assert acknowledged <= version.max_ts <= acknowledged + 2
-            ManifestFile.open(directory, ManifestFile.read(directory, 0, LEVELS)).close()
+            ManifestFile.open(directory, ManifestFile.read(directory, 0)).close()
     raise AssertionError("it never ended")
 
 

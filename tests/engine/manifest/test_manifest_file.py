@@ -76,7 +76,7 @@ def places(data: bytes) -> list[int]:
 
 
 def replayed(data: bytes) -> Replay:
-    return replay_manifest(data, "f", LEVELS)
+    return replay_manifest(data, "f")
 
 
 def resealed(data: bytes, offset: int, payload: bytes, number: int) -> bytes:
@@ -103,10 +103,10 @@ def test_an_opened_manifest_goes_on(directory: Directory, table: Table) -> None:
     states = states_of(edits)
     written(directory, edits[:3])
     for edit, after in zip(edits[3:], states[4:], strict=True):
-        manifest = ManifestFile.open(directory, ManifestFile.read(directory, 0, LEVELS))
+        manifest = ManifestFile.open(directory, ManifestFile.read(directory, 0))
         manifest.append(edit, after)
         manifest.close()
-    assert ManifestFile.read(directory, 0, LEVELS).version == states[-1]
+    assert ManifestFile.read(directory, 0).version == states[-1]
 
 
 def test_two_manifests_never_have_the_same_checksums(directory: Directory, table: Table) -> None:
@@ -181,7 +181,7 @@ def test_a_torn_record_is_cut_when_the_manifest_is_opened(
     data = written(directory, edits)
     Path(directory.path, "MANIFEST").write_bytes(data[:-3])
     Path(directory.path, "MANIFEST.new").write_bytes(b"left from a rewrite")
-    found = ManifestFile.read(directory, 0, LEVELS)
+    found = ManifestFile.read(directory, 0)
     assert directory.read("MANIFEST") == data[:-3]  # reading changes nothing
     assert found.cut > 0
     manifest = ManifestFile.open(directory, found)
@@ -291,9 +291,9 @@ def test_a_record_written_by_hand_is_believed(directory: Directory, table: Table
 
 def test_another_external_number_is_refused(directory: Directory) -> None:
     data = written(directory, [], external=7)
-    assert ManifestFile.read(directory, 7, LEVELS).header.external == 7
+    assert ManifestFile.read(directory, 7).header.external == 7
     with pytest.raises(ConfigError, match=r"external_magic_version=8.*made with 7"):
-        ManifestFile.read(directory, 8, LEVELS)
+        ManifestFile.read(directory, 8)
     assert directory.read("MANIFEST") == data
 
 
@@ -302,18 +302,18 @@ def test_a_newer_format_is_named_and_left_alone(directory: Directory, table: Tab
     newer = FileHeader(MAGIC_MANIFEST, 0, version=2).encode() + data[HEADER_BYTES:]
     Path(directory.path, "MANIFEST").write_bytes(newer)
     with pytest.raises(FormatVersionError, match="version 2"):
-        ManifestFile.read(directory, 0, LEVELS)
+        ManifestFile.read(directory, 0)
     assert directory.read("MANIFEST") == newer
 
 
 def test_no_manifest_is_not_found(directory: Directory) -> None:
     with pytest.raises(FileNotFoundError):
-        ManifestFile.read(directory, 0, LEVELS)
+        ManifestFile.read(directory, 0)
 
 
 def test_a_state_remembers_its_levels(directory: Directory) -> None:
     written(directory, [])
-    assert len(ManifestFile.read(directory, 0, 7).version.levels) == LEVELS
+    assert len(ManifestFile.read(directory, 0).version.levels) == LEVELS
 
 
 # -- rewriting -----------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_a_large_manifest_is_rewritten(directory: Directory) -> None:
         version = edit.apply(version)
         manifest.append(edit, version)
         sizes.append(directory.size_of("MANIFEST"))
-        found = ManifestFile.read(directory, 5, LEVELS)
+        found = ManifestFile.read(directory, 5)
         assert (found.version, found.cut) == (version, 0)
     assert max(sizes) < 2 << 20
     assert min(sizes[8:]) < sizes[6]
@@ -373,7 +373,7 @@ def test_a_full_disk_leaves_the_manifest_as_it_was(
         assert directory.read("MANIFEST") == before
         manifest.append(edits[0], states[1])
         manifest.close()
-    assert ManifestFile.read(directory, 0, LEVELS).version == states[1]
+    assert ManifestFile.read(directory, 0).version == states[1]
 
 
 def test_a_full_disk_while_rewriting_leaves_the_manifest_as_it_was(
@@ -392,7 +392,7 @@ def test_a_full_disk_while_rewriting_leaves_the_manifest_as_it_was(
                 refused += 1
                 manifest.append(large(n), after)
             version = after
-            assert ManifestFile.read(directory, 0, LEVELS).version == version
+            assert ManifestFile.read(directory, 0).version == version
         assert refused == 1
         manifest.close()
 
@@ -414,7 +414,7 @@ def test_after_an_unknown_failure_nothing_is_appended(
             manifest.append(edits[1], states[2])
         assert directory.read("MANIFEST") == before
         manifest.close()
-    assert ManifestFile.read(directory, 0, LEVELS).version in states[:2]
+    assert ManifestFile.read(directory, 0).version in states[:2]
 
 
 def test_after_a_rewrite_that_may_or_may_not_last_nothing_is_appended(
@@ -436,4 +436,4 @@ def test_after_a_rewrite_that_may_or_may_not_last_nothing_is_appended(
         with pytest.raises(OSError, match="earlier"):
             manifest.append(large(50), version)
         manifest.close()
-    assert ManifestFile.read(directory, 0, LEVELS).version in (version, after)
+    assert ManifestFile.read(directory, 0).version in (version, after)
