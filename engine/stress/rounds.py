@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import meles
@@ -108,6 +109,16 @@ class LoadProcess:
                 stream.close()
 
 
+def is_tied(pid: int) -> bool:
+    """Whether a worker has told the kernel to end it with its parent, as it first of all does.
+
+    One that somebody stops before, and whose parent dies, stays until it is continued.
+    """
+    with contextlib.suppress(OSError):
+        return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
 def pause(seconds: float) -> None:
     """Let time pass, to strike at some moment."""
     select.select([], [], [], seconds)
@@ -131,14 +142,12 @@ class Stress:
     def run(self, round_: Round) -> None:
         """One round, from start to verdict."""
         load = LoadProcess(self.directory, self.ledger_path, round_)
-        before = load.tree()
         try:
             load.expect("opening")
-            self._strike(load, round_)
-            before += load.tree()
+            struck = self._strike(load, round_)
         finally:
             load.close()
-        self._expect_gone(before)
+        self._expect_gone(struck)
         self._look()
         self.struck[round_.fault.value] += 1
         self.rounds += 1
@@ -147,12 +156,14 @@ class Stress:
             "acknowledged so far, all of them there"
         )
 
-    def _strike(self, load: LoadProcess, round_: Round) -> None:
+    def _strike(self, load: LoadProcess, round_: Round) -> list[psutil.Process]:
+        """The processes there were, which must be gone by and by."""
         fault = round_.fault
         if fault is Fault.KILL_IN_OPENING:
             pause(round_.seconds / 10)
-            load.kill(load.tree())
-            return
+            tree = load.tree()
+            load.kill(tree)
+            return tree
         load.expect("open")
         pause(round_.seconds)
         if fault in (Fault.WORKER_KILLED, Fault.WORKER_HUNG):
@@ -160,11 +171,12 @@ class Stress:
             load.expect("killed")
             load.expect("replaced")
         if fault in (Fault.CLOSE, Fault.WORKER_KILLED, Fault.WORKER_HUNG):
+            tree = load.tree()
             load.say("stop")
             load.expect("closing")
             if load.expect("closed").split()[1] != "clean" or load.end() != 0:
                 raise StressError("closing was not clean")
-            return
+            return tree
         if fault is Fault.NO_DESCRIPTORS:
             load.limit(round_.seed % 6)
         if fault is Fault.KILL_IN_CLOSING:
@@ -173,10 +185,11 @@ class Stress:
             pause(round_.seconds / 10)
         tree = load.tree()
         if fault is Fault.STOPPED_WORKERS:
-            for worker in tree[1:]:
+            for worker in filter(lambda process: is_tied(process.pid), tree[1:]):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.send_signal(signal.SIGSTOP)
         load.kill(tree if fault is Fault.KILL_TREE else tree[:1])
+        return tree
 
     def _expect_gone(self, processes: list[psutil.Process]) -> None:
         until = time.monotonic() + GONE_SECONDS

@@ -30,6 +30,7 @@ import pytest
 from meles.engine.stress.judge import Checker
 from meles.engine.stress.ledger import Ledger, LedgerFile, observe
 from meles.engine.stress.load import KEYS
+from meles.engine.stress.rounds import is_tied
 from syscalls import missing
 from waiting import wait_until
 
@@ -224,7 +225,7 @@ class Program:
         parent would stay, without a lock, until it is continued: such a one is let be.)"""
         for worker in self.workers():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if _is_tied(worker.pid):
+                if is_tied(worker.pid):
                     worker.suspend()
 
     def kill_with_stopped_workers(self) -> None:
@@ -264,13 +265,6 @@ def _is_still(pid: int) -> bool:
         for task in Path(f"/proc/{pid}/task").iterdir():
             states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
     return states <= set("TZX")
-
-
-def _is_tied(pid: int) -> bool:
-    """Whether a worker has told the kernel to end it with its parent, as it first of all does."""
-    with contextlib.suppress(OSError):
-        return "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
-    return False
 
 
 @pytest.fixture(scope="session")
