@@ -41,12 +41,15 @@ cdef extern from "bytes.h" nogil:
     void prefetch_soon(const uint8_t* at, size_t size)
     bint little_endian()
     uint8_t check_epoch()
-    void crc32c_prepare()
-    uint32_t crc_by_table(const uint8_t* at, size_t size, uint32_t crc)
-    uint32_t crc32c_extend(const uint8_t* at, size_t size, uint32_t crc)
     uint64_t _xxh64 "xxh64"(const uint8_t* at, size_t size)
     uint32_t key_tag(const uint8_t* at, size_t size, uint64_t seed)
     int key_compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size)
+
+cdef extern from "crc32c.h" nogil:
+    int crc_way
+    void crc32c_prepare()
+    uint32_t crc_by(int way, const uint8_t* at, size_t size, uint32_t crc)
+    uint32_t crc32c_extend(const uint8_t* at, size_t size, uint32_t crc)
 
 cdef extern from "Python.h" nogil:
     ctypedef void* PyThread_type_lock
@@ -86,19 +89,19 @@ cdef inline uint64_t xxh64(const uint8_t* at, size_t size) noexcept nogil:
 include "handover.pxi"
 
 
-def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, bint by_table=False):
+CRC_WAYS = crc_way + 1           # of the three to a checksum, those this machine has
+
+
+def crc32c(const uint8_t[::1] data not None, uint32_t start=0, *, int way=crc_way):
     """CRC-32C of the bytes, chained from `start`, without the GIL.
 
-    `by_table` is for the tests that hold both ways to the library.
+    `way` is for the tests that hold all of them to the library.
     """
     cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
     cdef size_t size = data.shape[0]
     with nogil:                                  # the buffer is held
         handover_give_back()                     # who checks a whole file needs no interpreter
-        if by_table:
-            start = ~crc_by_table(at, size, ~start)
-        else:
-            start = crc32c_extend(at, size, start)
+        start = ~crc_by(min(way, crc_way), at, size, ~start)
         handover_ask()
     handover_take()
     return start

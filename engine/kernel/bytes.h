@@ -1,4 +1,4 @@
-/* Bytes in C: unaligned little-endian access, CRC-32C, XXH64, and the hash of the memtable's keys.
+/* Bytes in C: unaligned little-endian access, XXH64, and the hash of the memtable's keys.
 
    Little-endian machines only; `_native.pyx` refuses others when it is imported. Everything here is
    checked against the crc32c and xxhash libraries by tests/engine/kernel/test_bytes.py. */
@@ -10,12 +10,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
-
-#if defined(__x86_64__)
-#include <nmmintrin.h>
-#elif defined(__ARM_FEATURE_CRC32)
-#include <arm_acle.h>
-#endif
 
 static inline uint16_t load16(const uint8_t *at) { uint16_t v; memcpy(&v, at, 2); return v; }
 static inline uint32_t load32(const uint8_t *at) { uint32_t v; memcpy(&v, at, 4); return v; }
@@ -59,103 +53,6 @@ static inline uint8_t check_epoch(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
 #endif
     return (uint8_t)(1 + (now.tv_sec >> 6) % 255);
-}
-
-/* -- CRC-32C (Castagnoli), chained as zlib.crc32 chains: crc32c_extend(b, crc32c_extend(a, 0)) --- */
-
-#define CRC_AHEAD 3072 /* bytes that are asked for ahead, where so many are to come */
-#define CRC_SHIFT 256 /* bytes of each of the three strands that run side by side */
-
-static uint32_t crc_bytes[8][256]; /* slicing by 8, for machines without the instruction */
-static uint32_t crc_shift[4][256]; /* a register moved over CRC_SHIFT zero bytes, byte by byte */
-static int crc_hardware;
-
-static void crc32c_prepare(void) {
-    for (uint32_t n = 0; n < 256; n++) {
-        uint32_t crc = n;
-        for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (crc & 1 ? 0x82F63B78u : 0);
-        crc_bytes[0][n] = crc;
-    }
-    for (uint32_t n = 0; n < 256; n++)
-        for (int k = 1; k < 8; k++)
-            crc_bytes[k][n] = (crc_bytes[k - 1][n] >> 8) ^ crc_bytes[0][crc_bytes[k - 1][n] & 255];
-    uint32_t moved[32];
-    for (int bit = 0; bit < 32; bit++) {
-        uint32_t crc = 1u << bit;
-        for (int n = 0; n < CRC_SHIFT; n++) crc = (crc >> 8) ^ crc_bytes[0][crc & 255];
-        moved[bit] = crc;
-    }
-    for (int k = 0; k < 4; k++)
-        for (uint32_t n = 0; n < 256; n++) {
-            uint32_t crc = 0;
-            for (int bit = 0; bit < 8; bit++)
-                if (n >> bit & 1) crc ^= moved[8 * k + bit];
-            crc_shift[k][n] = crc;
-        }
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    crc_hardware = __builtin_cpu_supports("sse4.2");
-#elif defined(__ARM_FEATURE_CRC32)
-    crc_hardware = 1;
-#endif
-}
-
-static uint32_t crc_by_table(const uint8_t *at, size_t size, uint32_t crc) {
-    for (; size >= 8; at += 8, size -= 8) {
-        uint64_t word = load64(at) ^ crc;
-        crc = crc_bytes[7][word & 255] ^ crc_bytes[6][word >> 8 & 255] ^
-              crc_bytes[5][word >> 16 & 255] ^ crc_bytes[4][word >> 24 & 255] ^
-              crc_bytes[3][word >> 32 & 255] ^ crc_bytes[2][word >> 40 & 255] ^
-              crc_bytes[1][word >> 48 & 255] ^ crc_bytes[0][word >> 56];
-    }
-    for (; size; at++, size--) crc = (crc >> 8) ^ crc_bytes[0][(crc ^ *at) & 255];
-    return crc;
-}
-
-#if defined(__x86_64__)
-#define CRC_TARGET __attribute__((target("sse4.2")))
-#define CRC_WORD(crc, word) _mm_crc32_u64(crc, word)
-#define CRC_BYTE(crc, byte) _mm_crc32_u8((uint32_t)(crc), byte)
-#elif defined(__ARM_FEATURE_CRC32)
-#define CRC_TARGET
-#define CRC_WORD(crc, word) __crc32cd((uint32_t)(crc), word)
-#define CRC_BYTE(crc, byte) __crc32cb((uint32_t)(crc), byte)
-#endif
-
-#ifdef CRC_TARGET
-static inline uint32_t crc_moved(uint32_t crc) {
-    return crc_shift[0][crc & 255] ^ crc_shift[1][crc >> 8 & 255] ^
-           crc_shift[2][crc >> 16 & 255] ^ crc_shift[3][crc >> 24];
-}
-
-CRC_TARGET static uint32_t crc_by_instruction(const uint8_t *at, size_t size, uint32_t start) {
-    uint64_t crc = start;
-    /* The instruction takes three cycles and one can start in each: three strands side by side. */
-    while (size >= 3 * CRC_SHIFT) {
-        uint64_t second = 0, third = 0;
-        if (size >= CRC_AHEAD + 3 * CRC_SHIFT) /* three strands are too much for its own guess */
-            for (int n = 0; n < 3 * CRC_SHIFT; n += 64) __builtin_prefetch(at + CRC_AHEAD + n);
-        for (int n = 0; n < CRC_SHIFT; n += 8) {
-            crc = CRC_WORD(crc, load64(at + n));
-            second = CRC_WORD(second, load64(at + CRC_SHIFT + n));
-            third = CRC_WORD(third, load64(at + 2 * CRC_SHIFT + n));
-        }
-        crc = crc_moved(crc_moved((uint32_t)crc) ^ (uint32_t)second) ^ (uint32_t)third;
-        at += 3 * CRC_SHIFT;
-        size -= 3 * CRC_SHIFT;
-    }
-    for (; size >= 8; at += 8, size -= 8) crc = CRC_WORD(crc, load64(at));
-    for (; size; at++, size--) crc = CRC_BYTE(crc, *at);
-    return (uint32_t)crc;
-}
-#endif
-
-static uint32_t crc32c_extend(const uint8_t *at, size_t size, uint32_t crc) {
-    crc = ~crc;
-#ifdef CRC_TARGET
-    if (crc_hardware) return ~crc_by_instruction(at, size, crc);
-#endif
-    return ~crc_by_table(at, size, crc);
 }
 
 /* -- XXH64 with seed 0, as its specification has it: the hash of the tables' filters ------------- */

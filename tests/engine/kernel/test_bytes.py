@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import crc32c as crc32c_library
 import pytest
@@ -18,32 +19,57 @@ def data() -> bytes:
     return random.Random(1).randbytes(MOST + 64)
 
 
-@pytest.mark.parametrize("by_table", [False, True], ids=["instruction", "table"])
-def test_crc32c_of_every_length(data: bytes, by_table: bool) -> None:
+ways = pytest.mark.parametrize("way", [0, 1, 2], ids=["table", "instruction", "folding"])
+
+
+def needs_way(way: int) -> None:
+    if way >= NATIVE.CRC_WAYS:
+        pytest.skip("this machine has no instruction for it")
+
+
+@ways
+def test_crc32c_of_every_length(data: bytes, way: int) -> None:
+    needs_way(way)
     view = memoryview(data)
     for size in range(MOST + 1):
         start = size * 0x9E3779B1 & 0xFFFFFFFF if size % 3 else 0
         part = view[size % 32 : size % 32 + size]
-        assert NATIVE.crc32c(part, start, by_table=by_table) == crc32c_library.crc32c(part, start)
+        assert NATIVE.crc32c(part, start, way=way) == crc32c_library.crc32c(part, start)
 
 
-@pytest.mark.parametrize("by_table", [False, True], ids=["instruction", "table"])
-def test_crc32c_at_every_alignment(data: bytes, by_table: bool) -> None:
+@ways
+def test_crc32c_at_every_alignment(data: bytes, way: int) -> None:
+    needs_way(way)
     view = memoryview(data)
-    lengths = [*range(40), 255, 256, 257, 767, 768, 769, 775, 1535, 1536, 1537, 2304, 4000]
+    around = (256, 320, 512, 768, 1536)
+    lengths = [*range(40), *(n + by for n in around for by in (-1, 0, 1)), 775, 2304, 4000]
     for at in range(33):
         for size in lengths:
             part = view[at : at + size]
             expected = crc32c_library.crc32c(part, 5)
-            assert NATIVE.crc32c(part, 5, by_table=by_table) == expected
+            assert NATIVE.crc32c(part, 5, way=way) == expected
 
 
 def test_crc32c_is_chained(data: bytes) -> None:
     for cut in (0, 1, 7, 8, 9, 767, 768, 3000, len(data)):
-        for by_table in (False, True):
-            head = NATIVE.crc32c(data[:cut], by_table=by_table)
-            whole = NATIVE.crc32c(data[cut:], head, by_table=not by_table)
+        for first, second in product(range(NATIVE.CRC_WAYS), repeat=2):
+            head = NATIVE.crc32c(data[:cut], way=first)
+            whole = NATIVE.crc32c(data[cut:], head, way=second)
             assert whole == crc32c_library.crc32c(data)
+
+
+def test_crc32c_of_zeros_and_ones() -> None:
+    """What cancels out in random bytes does not in these."""
+    for size in (256, 319, 320, 512, 767, 768, 1024, 4095, 4096, 65_537, 1 << 20):
+        for byte in (b"\0", b"\xff", b"\x80", b"\x01"):
+            expected = crc32c_library.crc32c(byte * size, 7)
+            for way in range(NATIVE.CRC_WAYS):
+                assert NATIVE.crc32c(byte * size, 7, way=way) == expected
+
+
+def test_ways_that_are_none(data: bytes) -> None:
+    for way in (-1, -(1 << 31), 3, (1 << 31) - 1):
+        assert NATIVE.crc32c(data, way=way) == crc32c_library.crc32c(data)
 
 
 def test_xxh64_of_every_length(data: bytes) -> None:
