@@ -401,6 +401,17 @@ BUGS = (
           "    temporary = path"),
          ("engine/cli/backup_files.py", "os.O_EXCL", "os.O_TRUNC")),
         "tests/engine/cli/test_backup_verbs.py::test_a_backup_that_fails_leaves_no_file"),
+    Bug("tables on levels that were added later are damage", "D1",
+        (("engine/manifest/edit.py", "if not 0 <= level < MAX_LEVELS:",
+          "if not 0 <= level < len(version.levels):"),),
+        "tests/api/test_changed_options.py::test_more_and_fewer_levels"),
+    Bug("a value that could not be read was taken", "W",
+        (("engine/txn/batches.py", "        if self._values is values:", "        if False:"),),
+        "tests/contract/test_batch_iterator.py::test_a_value_that_fails_is_not_taken"),
+    Bug("an iterator goes on behind damage", "W",
+        (("engine/txn/cursor.py", "            self._batches = _Refusing(partial(_again, error))\n",
+          ""),),
+        "tests/engine/txn/test_cursor.py::test_an_iterator_that_failed_does_not_go_on_behind_it"),
 )  # fmt: skip
 
 
