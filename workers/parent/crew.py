@@ -226,10 +226,7 @@ class Crew:
     def _plan_look(self, now: float) -> None:
         alive = [worker for worker in self.workers if worker.phase in ALIVE]
         if alive:
-            # At the latest when a worker that gets ready right now could be silent for too long.
-            look_at = min(now + self._options.hang_timeout, *map(self._due, alive))
-            look_at = max(now, look_at)
-            self._silence.look_at = look_at
+            look_at = self._silence.plan(now, min(map(self._due, alive)))
             self._loop.call_later(look_at - now, self._look)
 
     def _due(self, worker: Worker) -> float:
@@ -243,15 +240,16 @@ class Crew:
         return max(self._options.boot_timeout, self._options.hang_timeout)
 
     def _look(self) -> None:
-        """Condemn the silent, unless this loop slept itself."""
+        """Condemn the silent. While this loop slept itself nobody was."""
         now = self._clock()
         slept = self._silence.slept(now)
         for worker in self.workers:
             if worker.phase not in ALIVE:
                 continue
-            if slept:
-                worker.heard_at = worker.progressed_at = worker.spawned_at = now
-            elif self._due(worker) <= now:
+            worker.heard_at = min(now, worker.heard_at + slept)
+            worker.progressed_at = min(now, worker.progressed_at + slept)
+            worker.spawned_at = min(now, worker.spawned_at + slept)
+            if not slept and self._due(worker) <= now:
                 self._condemn(worker, self._accusation(worker, now))
         self._plan_look(now)
 

@@ -11,6 +11,7 @@ tried every second.
 from __future__ import annotations
 
 import errno
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +32,7 @@ STUCK_FACTOR: Final = (
     4.0  # hang timeouts without progress of a worker that still beats: a slow disk
 )
 SLEPT_SHARE: Final = 0.5  # of the hang timeout: a loop later than this was asleep itself
+LOOK_SHARE: Final = 0.25  # of the hang timeout: at the latest after so long the next look is due
 
 
 @dataclass(slots=True)
@@ -97,20 +99,27 @@ class Restarts:
 
 @dataclass(slots=True)
 class Silence:
-    """How long a worker may be silent, and the rule that forgives it once when we slept ourselves.
+    """How long a worker may be silent, not counting the time for which we slept ourselves.
 
-    `look_at` is when the loop meant to look next. A process that was stopped, or a machine that was
-    frozen, finds all workers silent for as long as it slept.
+    `look_at` is when the loop meant to look next, `looked_at` when it last did. A process that was
+    stopped, or a machine that was frozen, finds all workers silent for as long as it slept. What
+    came before does count: a host that is late again and again still notices who hangs.
     """
 
     hang_timeout: float
+    looked_at: float = -math.inf
     look_at: float | None = None
 
-    def slept(self, now: float) -> bool:
-        """Whether this look comes so late that silence proves nothing."""
+    def plan(self, now: float, due: float) -> float:
+        """When to look next, where somebody could be too silent at `due`."""
+        self.look_at = max(now, min(due, now + self.hang_timeout * LOOK_SHARE))
+        return self.look_at
+
+    def slept(self, now: float) -> float:
+        """Looking now: the seconds up to now in which silence proves nothing."""
         late = self.look_at is not None and now - self.look_at > self.hang_timeout * SLEPT_SHARE
-        self.look_at = None
-        return late
+        since, self.looked_at, self.look_at = self.looked_at, now, None
+        return now - since if late else 0.0
 
     def silent(self, now: float, heard_at: float) -> bool:
         return now - heard_at >= self.hang_timeout
