@@ -24,6 +24,7 @@ static uint32_t crc_shift[4][256]; /* a register moved over CRC_SHIFT zero bytes
 enum { CRC_BY_TABLE, CRC_BY_INSTRUCTION, CRC_BY_FOLDING };
 static int crc_way; /* the best this machine has */
 
+#if defined(__x86_64__)
 /* Folding: what moves 16 bytes over so many, the first half and the second. Each is a bit less, as a
    product of two reflected numbers is reflected with one bit of room. */
 static const unsigned crc_distance[5] = {256, 64, 48, 32, 16};
@@ -36,6 +37,7 @@ static uint32_t crc_power(unsigned n) {
     while (n--) power = (power >> 1) ^ (power & 1 ? 0x82F63B78u : 0);
     return power;
 }
+#endif
 
 static void crc32c_prepare(void) {
     for (uint32_t n = 0; n < 256; n++) {
@@ -139,7 +141,7 @@ __attribute__((target("avx512f,vpclmulqdq,sse4.2"))) static uint32_t crc_by_fold
     __m512i a = _mm512_loadu_si512(at), b = _mm512_loadu_si512(at + 64);
     __m512i c = _mm512_loadu_si512(at + 128), d = _mm512_loadu_si512(at + 192);
     __m512i by = crc_fold_by(0);
-    a = _mm512_xor_si512(a, _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc)));
+    a = _mm512_xor_si512(a, _mm512_inserti32x4(_mm512_setzero_si512(), _mm_cvtsi32_si128((int)crc), 0));
     for (at += 256, size -= 256; size >= 256; at += 256, size -= 256) {
         a = _mm512_xor_si512(CRC_FOLD(a, by), _mm512_loadu_si512(at));
         b = _mm512_xor_si512(CRC_FOLD(b, by), _mm512_loadu_si512(at + 64));
@@ -170,6 +172,7 @@ static uint32_t crc_by(int way, const uint8_t *at, size_t size, uint32_t crc) {
 #ifdef CRC_TARGET
     if (way >= CRC_BY_INSTRUCTION) return crc_by_instruction(at, size, crc);
 #endif
+    (void)way;
     return crc_by_table(at, size, crc);
 }
 

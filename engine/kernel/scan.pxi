@@ -345,6 +345,7 @@ cdef class BatchIterator:
     cdef public Py_ssize_t _at
     cdef public Py_ssize_t _count
     cdef public int _shape       # 0 pairs, 1 keys, 2 values
+    cdef bint _reading           # a value is being read, which may let other threads in
 
     def __iter__(self):
         return self
@@ -353,6 +354,8 @@ cdef class BatchIterator:
         cdef Py_ssize_t at
         cdef list keys
         cdef object values, value
+        if self._reading:
+            raise self._in_use()
         while True:
             at = self._at
             if at < self._count:
@@ -374,6 +377,7 @@ cdef class BatchIterator:
                 raise StopIteration
 
     cdef object _lazy(self, values, Py_ssize_t at):
+        self._reading = True
         try:
             if type(values) is LazyValues:
                 return (<LazyValues>values).take(at)
@@ -387,9 +391,11 @@ cdef class BatchIterator:
         except BaseException:
             self._untaken(values, at)
             raise
+        finally:
+            self._reading = False
 
     cdef _untaken(self, values, Py_ssize_t at):
-        if self._values is values:               # another thread may have gone on meanwhile
+        if self._values is values:               # another thread may have ended it meanwhile
             self._at = at
 
 

@@ -57,6 +57,7 @@ OWN: Final = [[f"o/{client}/{n:03d}" for n in range(250)] for client in range(CL
 MARKERS: Final = [f"m/{client}" for client in range(CLIENTS)]
 KEYS: Final = [*SHARED, *MARKERS, *(key for keys in OWN for key in keys)]
 COUNTERS: Final = {"flusher": "flushes", "compactor": "compactions", "value_gc": "gc_runs"}
+_AT_WORK: Final = ("idle", "busy")  # one that starts is given longer than a test waits
 _BUSY_WAIT: Final = 2.0  # seconds to wait for a worker to be busy before an idle one will do
 _MARKER_BYTES: Final = 40
 _LONGEST_VALUE: Final = 64 << 10
@@ -275,7 +276,7 @@ class Load:
         delay = self.rng.uniform(0, 0.004)
         until = time.monotonic() + _BUSY_WAIT
         while True:
-            found = [w for w in self.db.workers() if w.kind == kind and w.pid is not None]
+            found = [w for w in self.db.workers() if w.kind == kind and w.state in _AT_WORK]
             busy = [worker for worker in found if worker.state == "busy"]
             if busy or (found and time.monotonic() > until):
                 break

@@ -45,7 +45,8 @@ class LazyValuesPy:
 
 class BatchIteratorPy:
     """Subclasses give `_refill`, which puts the next lists in place and says whether there are any,
-    and `_met`, which says what to raise where a value raised an error.
+    `_met`, which says what to raise where a value raised an error, and `_in_use`, where a second
+    thread asks for an item while a value is read.
 
     `_shape` is what an item is made of: a key and a value, a key, or a value.
     """
@@ -55,6 +56,7 @@ class BatchIteratorPy:
     _at: int = 0
     _count: int = 0
     _shape: int = PAIRS
+    _reading: bool = False
 
     def _refill(self) -> bool:
         raise NotImplementedError
@@ -62,7 +64,12 @@ class BatchIteratorPy:
     def _met(self, error: Exception) -> Exception:
         raise NotImplementedError
 
+    def _in_use(self) -> Exception:
+        raise NotImplementedError
+
     def __next__(self) -> Any:
+        if self._reading:
+            raise self._in_use()
         while True:
             at = self._at
             if at < self._count:
@@ -80,6 +87,7 @@ class BatchIteratorPy:
                 raise StopIteration
 
     def _lazy(self, values: Any, at: int) -> Any:
+        self._reading = True
         try:
             return values[at]
         except Exception as error:
@@ -91,9 +99,11 @@ class BatchIteratorPy:
         except BaseException:
             self._untaken(values, at)
             raise
+        finally:
+            self._reading = False
 
     def _untaken(self, values: Any, at: int) -> None:
-        if self._values is values:  # another thread may have gone on meanwhile
+        if self._values is values:  # another thread may have ended it meanwhile
             self._at = at
 
 

@@ -83,9 +83,7 @@ class Cursor(BatchIterator, Generic[T]):
 
     def _refill(self) -> bool:
         if not self._turn.acquire(blocking=False):
-            raise Error(
-                "two threads use one iterator at once", hint="make an iterator for each thread"
-            )
+            raise self._in_use()
         try:
             return self._fetch()
         finally:
@@ -96,16 +94,20 @@ class Cursor(BatchIterator, Generic[T]):
         at, keys = self._at, self._keys  # another thread may end it meanwhile
         if at and keys:
             self._last = keys[at - 1]
+        self._keys = self._values = None
         self._at = self._count = 0
         if not self._left:
             return False  # a limit proves nothing about the rest
-        try:
-            batch = next(self._batches, None)
-        except Exception as error:
-            met = self._met(error)
-            if met is not error:
-                raise met from error
-            raise
+        batches = None
+        while batches is not self._batches:  # or they end while one is fetched
+            batches = self._batches
+            try:
+                batch = next(batches, None)
+            except Exception as error:
+                met = self._met(error)
+                if met is not error:
+                    raise met from error
+                raise
         if batch is None:
             self._done = True
             return False
@@ -114,6 +116,11 @@ class Cursor(BatchIterator, Generic[T]):
         self._left -= count
         self._count = count
         return True
+
+    def _in_use(self) -> Exception:
+        return Error(
+            "two threads use one iterator at once", hint="make an iterator for each thread"
+        )
 
     def _met(self, error: Exception) -> Exception:
         """What to raise for it; from now on whoever goes on meets it again."""
@@ -228,7 +235,7 @@ class Cursor(BatchIterator, Generic[T]):
 
 
 def _again(error: Exception) -> Exception:
-    return error
+    return error.with_traceback(None)  # which would grow each time
 
 
 class _Refusing:

@@ -17,6 +17,10 @@ class Met(Exception):
     """What an error of a value is made into."""
 
 
+class InUse(Exception):
+    """What a second thread meets."""
+
+
 class Lazily:
     """Values that are made when they are asked for, or raise."""
 
@@ -46,6 +50,9 @@ def over(base: Any, lists: list[Any], shape: int, *, directly: bool = False) -> 
 
         def _met(self, error: Exception) -> Exception:
             return Met() if isinstance(error, ZeroDivisionError) else error
+
+        def _in_use(self) -> Exception:
+            return InUse()
 
         def _refill(self) -> bool:
             self._at = self._count = 0
@@ -119,20 +126,27 @@ def test_values_nobody_asks_for_are_not_made(base: Any) -> None:
 
 
 @both
-def test_a_value_that_fails_after_others_went_on(base: Any) -> None:
-    """Two threads on one iterator: what the other one took does not come again."""
+@pytest.mark.parametrize("error", [None, LookupError, KeyboardInterrupt])
+def test_nobody_else_goes_on_while_a_value_is_read(
+    base: Any, error: type[BaseException] | None
+) -> None:
+    """Or what lies behind it would be given before it turns out to be damaged."""
 
-    def other_goes_on() -> Any:
-        taken.extend(iterator)
-        raise KeyboardInterrupt
+    def others_ask() -> Any:
+        for _ in range(3):
+            with pytest.raises(InUse):
+                next(iterator)
+        if error is not None:
+            raise error
+        return b"1"
 
-    taken: list[Any] = []
-    lists = [([b"a", b"b"], Lazily([other_goes_on, b"2"])), LISTS[0], LISTS[2]]
-    iterator = over(base, lists, VALUES)
-    with pytest.raises(KeyboardInterrupt):
-        next(iterator)
-    assert taken == [b"2", b"1", b"2", b"3"]
-    assert list(iterator) == []
+    made = [others_ask, b"2"]
+    iterator = over(base, [([b"a", b"b"], Lazily(made)), LISTS[2]], VALUES)
+    if error is not None:
+        with pytest.raises(error):
+            next(iterator)
+        made[0] = b"1"
+    assert list(iterator) == [b"1", b"2", b"3"]
 
 
 @both
