@@ -56,10 +56,10 @@ Load = Callable[[meles.DB, float], list[float]]
 
 
 def latency(report: Report, rounds: int, seconds: float = SECONDS, beside: bool = True) -> None:
-    """`rounds` of what has a target, half as many of the rest; `beside` too, a third as long."""
+    """`rounds` of what has a target, fewer of the rest; also shorter ones of what is said beside."""
     paced: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, "nothing")}
     for nth in range(rounds):
-        modes = (*TARGETED, "alone") if nth % 2 == 0 else TARGETED
+        modes = (*TARGETED, "alone") if nth % 3 == 0 else TARGETED
         for mode in modes:
             paced[mode] += _run("10,000/s", mode, _paced, seconds)
         for mode in BESIDE if beside and nth % 2 == 0 else ():
@@ -67,16 +67,16 @@ def latency(report: Report, rounds: int, seconds: float = SECONDS, beside: bool 
             paced[mode] += _run("10,000/s", mode, load, seconds / 3)
         if nth % 2 == 0:
             paced["nothing"].append(
-                _at_pace(lambda _key, _value: None, seconds, None, PACED_BYTES, lambda _: None)
+                _at_pace(lambda _key, _value: None, seconds / 3, None, PACED_BYTES, lambda _: None)
             )
     flat_out: dict[str, list[list[float]]] = {mode: [] for mode in TARGETED}
-    for _ in range(rounds // 2):
+    for _ in range(rounds // 2 if beside else 0):
         for mode, runs in flat_out.items():  # not "alone": so much fits into no memtable
             runs += _run("full speed", mode, _flat_out, seconds / 6)
     for mode, runs in paced.items():
         if beside or mode not in BESIDE:
             _say(report, f"at 10,000/s, {mode}", runs)
-    for mode, runs in flat_out.items():
+    for mode, runs in flat_out.items() if beside else ():
         _say(report, f"at full speed, {mode}", runs)
     tail = {mode: _typical(runs, "p99.9") for mode, runs in paced.items()}
     report.want(

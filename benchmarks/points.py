@@ -22,7 +22,7 @@ from report import Report, home, ratio
 
 KEY_BYTES = 16
 LOOKUPS = 100_000
-SHARES = {"sqlite3": 10}  # every tenth key is written: it is slow, and its place is clear
+SHARES = {"sqlite3": 10, "lmdb": 3}  # every tenth key is written: slow, and their place is clear
 OPERATIONS = ("set", "txn", "write_batch", "get", "items")
 Rates = dict[str, dict[str, list[float]]]  # by operation and engine, one a round
 
