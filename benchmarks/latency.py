@@ -56,7 +56,7 @@ Load = Callable[[meles.DB, float], list[float]]
 
 
 def latency(report: Report, rounds: int, seconds: float = SECONDS, beside: bool = True) -> None:
-    """`rounds` of what has a target, fewer of the rest; also shorter ones of what is said beside."""
+    """`rounds` of what has a target, fewer of the rest; shorter ones of what is said beside."""
     paced: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, "nothing")}
     for nth in range(rounds):
         modes = (*TARGETED, "alone") if nth % 3 == 0 else TARGETED
