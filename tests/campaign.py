@@ -49,7 +49,7 @@ LONG = ("-m", "long")
 GROUPS: dict[str, list[Part]] = {
     # F1, F26: 70 directories, each with fifty kills and those in opening; over 3,000 that count
     "kills": parts(
-        70, f"{PROCESS}/test_kill.py::test_everything_acknowledged_survives_fifty_kills"
+        70, f"{PROCESS}/test_kill.py::test_everything_acknowledged_survives_kills", MELES_KILLS=50
     ),
     # F3: 500 of each kind of worker
     "workers": parts(

@@ -57,7 +57,7 @@ def kill_workers(campaign, tally, kills, how="kill", **options):
 
 @pytest.mark.timeout(400)
 def test_the_death_of_a_worker_costs_nothing(campaign, tally):
-    kill_workers(campaign, tally, 20)
+    kill_workers(campaign, tally, 8)
 
 
 @pytest.mark.long

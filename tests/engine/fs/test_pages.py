@@ -69,7 +69,7 @@ def test_what_is_used_again_and_again_stays(tmp_path: Path, mappings: list[mmap.
     pages = Pages(lambda: 8 * MIB)
     hot, *cold = [(pages.watch(mapping), mapping) for mapping in mappings]
     there = []
-    for round_ in range(200):
+    for round_ in range(100):
         for at in range(0, 2 * MIB, CHUNK_BYTES):
             look(*hot, at)
         look(*cold[round_ % 7], round_ // 7 % 64 * CHUNK_BYTES)

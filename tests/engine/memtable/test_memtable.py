@@ -235,7 +235,7 @@ def impatient_interpreter() -> Iterator[None]:
 @pytest.mark.usefixtures("impatient_interpreter")
 def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
     """Frame n sets a few shared keys to n: at snapshot n every one of them is n, or absent."""
-    rounds, shared = 300, [b"s%d" % n for n in range(5)]
+    rounds, shared = 150, [b"s%d" % n for n in range(5)]
     published = 0
     stop = threading.Event()
     checks: list[int] = [0, 0, 0]
@@ -244,7 +244,7 @@ def test_readers_beside_a_writer_see_snapshots(table: Memtable) -> None:
     def write() -> None:
         nonlocal published
         for n in range(1, 1000 * rounds):
-            if stop.is_set() or (n > rounds and min(checks) >= 10):
+            if stop.is_set() or (n > rounds and min(checks) >= 6):
                 break
             number = b"%d" % n
             names = [*shared, b"only-%06d" % min(n, rounds)]
