@@ -130,7 +130,7 @@ cdef class LazyValues:
     """A batch's values. Those of the value log are read when they are asked for, in order: so each
     is made where the one before it was, in memory that is near.
 
-    The Python twin is `LazyValues` in txn/batches.py.
+    The Python twin is `LazyValuesPy` in txn/batches.py.
     """
 
     cdef list _at_hand           # the values, or the address of one that no file of the map has
