@@ -57,26 +57,26 @@ Load = Callable[[meles.DB, float], list[float]]
 
 def latency(report: Report, rounds: int, seconds: float = SECONDS, beside: bool = True) -> None:
     """`rounds` of what has a target, fewer of the rest; shorter ones of what is said beside."""
-    paced: dict[str, list[list[float]]] = {mode: [] for mode in (*MODES, "nothing")}
+    besides = BESIDE if beside else ()
+    modes = (*TARGETED, *besides, "alone", "nothing")
+    paced: dict[str, list[list[float]]] = {mode: [] for mode in modes}
     for nth in range(rounds):
-        modes = (*TARGETED, "alone") if nth % 3 == 0 else TARGETED
-        for mode in modes:
+        for mode in (*TARGETED, "alone") if nth % 3 == 0 else TARGETED:
             paced[mode] += _run("10,000/s", mode, _paced, seconds)
-        for mode in BESIDE if beside and nth % 2 == 0 else ():
+        for mode in besides if nth % 2 == 0 else ():
             load = _paced_reading if mode.endswith("reading") else _paced
             paced[mode] += _run("10,000/s", mode, load, seconds / 3)
         if nth % 2 == 0:
             paced["nothing"].append(
                 _at_pace(lambda _key, _value: None, seconds / 3, None, PACED_BYTES, lambda _: None)
             )
-    flat_out: dict[str, list[list[float]]] = {mode: [] for mode in TARGETED}
-    for _ in range(rounds // 2 if beside else 0):
+    flat_out: dict[str, list[list[float]]] = {mode: [] for mode in TARGETED if beside}
+    for _ in range(rounds // 2):
         for mode, runs in flat_out.items():  # not "alone": so much fits into no memtable
             runs += _run("full speed", mode, _flat_out, seconds / 6)
     for mode, runs in paced.items():
-        if beside or mode not in BESIDE:
-            _say(report, f"at 10,000/s, {mode}", runs)
-    for mode, runs in flat_out.items() if beside else ():
+        _say(report, f"at 10,000/s, {mode}", runs)
+    for mode, runs in flat_out.items():
         _say(report, f"at full speed, {mode}", runs)
     tail = {mode: _typical(runs, "p99.9") for mode, runs in paced.items()}
     report.want(

@@ -48,7 +48,7 @@ def _points_at(report: Report, sizes: Sizes, rounds: int) -> None:
 
 
 def _engines(size: int) -> list[str]:
-    """SQLite is far behind and slow to fill: only beside the smallest load."""
+    """For so many bytes of values: SQLite is slow to fill, and only in the smallest load."""
     return [name for name in installed() if name != "sqlite3" or size <= 30_000_000]
 
 

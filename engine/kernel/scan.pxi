@@ -159,9 +159,10 @@ cdef class LazyValues:
 
     cdef bint add(self, const Entry* entry) except False:
         """Behind the others comes what `entry` points to."""
-        cdef Wanted* wanted = self._wanted + len(self._at_hand)
+        cdef Wanted* wanted
         if len(self._at_hand) >= self._room:
             raise IndexError("more values than a batch has")
+        wanted = self._wanted + len(self._at_hand)
         wanted.logged, wanted.version, wanted.file = True, entry.version, NULL
         if entry.value_size == POINTER_BYTES:
             wanted.file = self._map.file_of(entry.value)
@@ -174,12 +175,13 @@ cdef class LazyValues:
         return True
 
     cdef object take(self, Py_ssize_t at):
-        cdef Wanted* wanted = self._wanted + at
+        cdef Wanted* wanted
         cdef Wanted* later
         cdef object value
         cdef Py_ssize_t count = min(len(self._at_hand), self._room)
         if not 0 <= at < count:
             raise IndexError("a batch has no such value")
+        wanted = self._wanted + at
         while self._asked < count and self._asked <= at + VALUES_AHEAD:
             later = self._wanted + self._asked
             if later.file != NULL:
@@ -384,9 +386,7 @@ cdef class BatchIterator:
             return values[at]
         except Exception as error:
             self._untaken(values, at)
-            met = self._met(error)
-            if met is not error:
-                raise met from error
+            self._met(error)
             raise
         except BaseException:
             self._untaken(values, at)

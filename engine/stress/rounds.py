@@ -185,9 +185,10 @@ class Stress:
             pause(round_.seconds / 10)
         tree = load.tree()
         if fault is Fault.STOPPED_WORKERS:
-            for worker in filter(lambda process: is_tied(process.pid), tree[1:]):
+            for worker in tree[1:]:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.send_signal(signal.SIGSTOP)
+                    if is_tied(worker.pid):
+                        worker.send_signal(signal.SIGSTOP)
         load.kill(tree if fault is Fault.KILL_TREE else tree[:1])
         return tree
 

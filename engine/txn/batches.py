@@ -12,7 +12,7 @@ Fails with: what `_refill` raises, and what `_met` makes of the error of a value
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_POINTER
@@ -43,16 +43,19 @@ class LazyValuesPy:
         return self._read(value, batch.versions[at]) if batch.metas[at] & META_POINTER else value
 
 
+Values: TypeAlias = list[Any] | LazyValuesPy
+
+
 class BatchIteratorPy:
-    """Subclasses give `_refill`, which puts the next lists in place and says whether there are any,
-    `_met`, which says what to raise where a value raised an error, and `_in_use`, where a second
-    thread asks for an item while a value is read.
+    """Subclasses give `_refill`, which puts the next lists in place and says whether there are any;
+    `_met`, which is told the error of a value before it goes on and may raise another; `_in_use`,
+    the error for a second thread that asks for an item while a value is read.
 
     `_shape` is what an item is made of: a key and a value, a key, or a value.
     """
 
     _keys: list[bytes] | None = None
-    _values: list[Any] | LazyValuesPy | None = None
+    _values: Values | None = None
     _at: int = 0
     _count: int = 0
     _shape: int = PAIRS
@@ -61,7 +64,7 @@ class BatchIteratorPy:
     def _refill(self) -> bool:
         raise NotImplementedError
 
-    def _met(self, error: Exception) -> Exception:
+    def _met(self, error: Exception) -> None:
         raise NotImplementedError
 
     def _in_use(self) -> Exception:
@@ -92,9 +95,7 @@ class BatchIteratorPy:
             return values[at]
         except Exception as error:
             self._untaken(values, at)
-            met = self._met(error)
-            if met is not error:
-                raise met from error
+            self._met(error)
             raise
         except BaseException:
             self._untaken(values, at)

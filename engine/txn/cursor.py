@@ -91,11 +91,7 @@ class Cursor(BatchIterator, Generic[T]):
 
     def _fetch(self) -> bool:
         """Put the next lists in place. An error is met again by whoever goes on after it."""
-        at, keys = self._at, self._keys  # another thread may end it meanwhile
-        if at and keys:
-            self._last = keys[at - 1]
-        self._keys = self._values = None
-        self._at = self._count = 0
+        self._leave_batch()
         if not self._left:
             return False  # a limit proves nothing about the rest
         batches = None
@@ -104,9 +100,7 @@ class Cursor(BatchIterator, Generic[T]):
             try:
                 batch = next(batches, None)
             except Exception as error:
-                met = self._met(error)
-                if met is not error:
-                    raise met from error
+                self._met(error)
                 raise
         if batch is None:
             self._done = True
@@ -122,19 +116,19 @@ class Cursor(BatchIterator, Generic[T]):
             "two threads use one iterator at once", hint="make an iterator for each thread"
         )
 
-    def _met(self, error: Exception) -> Exception:
-        """What to raise for it; from now on whoever goes on meets it again."""
+    def _met(self, error: Exception) -> None:
+        """From now on whoever goes on meets it again. Raises the refusal, if there is one."""
         if self._refusal is not None:  # what it reads was taken away from under it
-            return self._refusal()
+            raise self._refusal() from error
         if self._view is not None:
-            at, keys = self._at, self._keys
-            if at and keys:
-                self._last = keys[at - 1]
-            self._keys = self._values = None
-            self._at = self._count = 0
+            self._leave_batch()
             self._left = max(self._left, 1)  # it was not at its limit
             self._batches = _Refusing(partial(_again, error))
-        return error
+
+    def _leave_batch(self) -> None:
+        self._last = self._last_given()
+        self._keys = self._values = None
+        self._at = self._count = 0
 
     def _begin(self, keys: KeyRange) -> None:
         view = self._open_view()
@@ -225,13 +219,16 @@ class Cursor(BatchIterator, Generic[T]):
         """The part of the range that the items given so far prove something about."""
         if self._done:
             return self._from
-        at, keys = self._at, self._keys
-        last = keys[at - 1] if at and keys else self._last
+        last = self._last_given()
         if last is None:
             return None
         if self._scan.reverse:
             return replace(self._from, low=last)
         return replace(self._from, high=last + b"\0")
+
+    def _last_given(self) -> bytes | None:
+        at, keys = self._at, self._keys  # another thread may end it meanwhile
+        return keys[at - 1] if at and keys else self._last
 
 
 def _again(error: Exception) -> Exception:

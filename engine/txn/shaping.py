@@ -10,18 +10,17 @@ Fails with: `CorruptionError`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.entry import META_POINTER
 from meles.engine.iterators.range_scan import KeyRange, scan, sources
 from meles.engine.kernel import NATIVE
 from meles.engine.read_view import ReadView
-from meles.engine.txn.batches import LazyValuesPy
+from meles.engine.txn.batches import LazyValuesPy, Values
 from meles.engine.txn.item import Item
 from meles.engine.txn.scan import SHAPE_ITEM, SHAPE_KEY, Scan
 
-Values: TypeAlias = list[Any] | LazyValuesPy
 Batch: TypeAlias = tuple[list[bytes] | None, Values | None]  # keys, values: what is wanted
 
 

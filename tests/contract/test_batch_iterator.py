@@ -48,8 +48,9 @@ def over(base: Any, lists: list[Any], shape: int, *, directly: bool = False) -> 
         def __iter__(self) -> Any:
             return self
 
-        def _met(self, error: Exception) -> Exception:
-            return Met() if isinstance(error, ZeroDivisionError) else error
+        def _met(self, error: Exception) -> None:
+            if isinstance(error, ZeroDivisionError):
+                raise Met from error
 
         def _in_use(self) -> Exception:
             return InUse()

@@ -246,10 +246,9 @@ class Crew:
         for worker in self.workers:
             if worker.phase not in ALIVE:
                 continue
-            worker.heard_at = min(now, worker.heard_at + slept)
-            worker.progressed_at = min(now, worker.progressed_at + slept)
-            worker.spawned_at = min(now, worker.spawned_at + slept)
-            if not slept and self._due(worker) <= now:
+            if slept:
+                worker.forgive(slept, now)
+            elif self._due(worker) <= now:
                 self._condemn(worker, self._accusation(worker, now))
         self._plan_look(now)
 

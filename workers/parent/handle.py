@@ -142,6 +142,12 @@ class Worker:
             return None
         return message
 
+    def forgive(self, seconds: float, now: float) -> None:
+        """The last `seconds` up to now do not count against it."""
+        self.spawned_at = min(now, self.spawned_at + seconds)
+        self.heard_at = min(now, self.heard_at + seconds)
+        self.progressed_at = min(now, self.progressed_at + seconds)
+
     def _beat(self, beat: Heartbeat, now: float) -> None:
         task = self.task
         if task is None or beat.generation != task.generation:
