@@ -7,7 +7,11 @@ cdef enum:
     FIRST_BATCH = 32             # entries; who wants little waits for little
     LARGEST_BATCH = 1024
     LARGEST_BATCH_BYTES = 256 << 10
-    VALUES_AHEAD = 16            # of the value log: asked for while the one before them is read
+    # Of the value log. A page that is not in the TLB holds up all that is behind it, unless more of
+    # them are looked up side by side; and only so many lines can be on their way.
+    VALUES_AHEAD = 8             # half of it is asked for before a value is made, half behind it
+    PAGES_AHEAD = 16             # at least, looked up
+    PAGES_AT_ONCE = 32
 
 cdef uint64_t OWN_VERSION = (<uint64_t>1 << 63) - 1    # iterators.visible: a transaction's own write
 
@@ -136,8 +140,10 @@ cdef class LazyValues:
     cdef list _at_hand           # the values, or the address of one that no file of the map has
     cdef Wanted* _wanted
     cdef ValueMap _map
+    cdef PyObject* _file         # what the map has as `_logical`, the file of the entry before
+    cdef uint32_t _logical
     cdef Py_ssize_t _room
-    cdef Py_ssize_t _asked       # so many were asked for ahead
+    cdef Py_ssize_t _looked_up   # the pages of so many
 
     def __cinit__(self, list at_hand not None, Py_ssize_t room, ValueMap map not None):
         """Begins with what is `at_hand`, which grows to at most `room` values."""
@@ -165,7 +171,9 @@ cdef class LazyValues:
         wanted = self._wanted + len(self._at_hand)
         wanted.logged, wanted.version, wanted.file = True, entry.version, NULL
         if entry.value_size == POINTER_BYTES:
-            wanted.file = self._map.file_of(entry.value)
+            if self._file == NULL or self._logical != load32(entry.value):
+                self._file, self._logical = self._map.file_of(entry.value), load32(entry.value)
+            wanted.file = self._file
         if wanted.file == NULL:
             self._at_hand.append(value_bytes(entry))
             return True
@@ -176,26 +184,36 @@ cdef class LazyValues:
 
     cdef object take(self, Py_ssize_t at):
         cdef Wanted* wanted
-        cdef Wanted* later
+        cdef Wanted* later = NULL
         cdef object value
         cdef Py_ssize_t count = min(len(self._at_hand), self._room)
         if not 0 <= at < count:
             raise IndexError("a batch has no such value")
         wanted = self._wanted + at
-        while self._asked < count and self._asked <= at + VALUES_AHEAD:
-            later = self._wanted + self._asked
-            if later.file != NULL:
-                (<ValueFile>later.file).ask(later.place, later.pointer)
-            self._asked += 1
+        if self._looked_up < count and self._looked_up <= at + PAGES_AHEAD:
+            self._look_up(min(count, self._looked_up + PAGES_AT_ONCE))
+        if at + VALUES_AHEAD < count and wanted[VALUES_AHEAD].file != NULL:
+            later = wanted + VALUES_AHEAD
+            (<ValueFile>later.file).ask(later.place, later.pointer, False)
         if not wanted.logged:
             return self._at_hand[at]
         if wanted.file != NULL:
             value = (<ValueFile>wanted.file).fetch_at(wanted.place, wanted.pointer, wanted.version)
         else:
             value = self._map._elsewhere(self._at_hand[at], wanted.version)
+        if later != NULL:
+            (<ValueFile>later.file).ask(later.place, later.pointer, True)
         if type(value) is not bytes:
             raise TypeError("a value is bytes")
         return value
+
+    cdef void _look_up(self, Py_ssize_t stop) noexcept:
+        cdef Wanted* wanted
+        while self._looked_up < stop:
+            wanted = self._wanted + self._looked_up
+            if wanted.file != NULL:
+                (<ValueFile>wanted.file).look_up(wanted.place, wanted.pointer)
+            self._looked_up += 1
 
 
 cdef class Scan:

@@ -11,6 +11,7 @@ cdef enum:
     CHUNK_BYTES = 256 << 10      # copied before they are written, so that they are in the cache still
     LONG_VALUE = 16384           # from here on checking it does without the GIL
     ASKED_BYTES = 2048           # of a value are fetched ahead; what follows, by the checksum's loop
+    PAGE_BYTES = 4096            # the smallest there are
 
 
 cdef inline size_t asked_bytes(const uint8_t* pointer) noexcept:
@@ -104,10 +105,22 @@ cdef class ValueFile:
     cdef inline bint _reaches(self, int64_t place) noexcept:
         return self._mapping is not None and 0 <= place < <int64_t>self._end
 
-    cdef inline void ask(self, int64_t place, const uint8_t* pointer) noexcept:
-        """Have the processor fetch the beginning of the entry at `place`: it will be read soon."""
+    cdef inline void look_up(self, int64_t place, const uint8_t* pointer) noexcept:
+        """Have the processor find the pages in which the entry at `place` begins."""
+        cdef const uint8_t* first
+        cdef const uint8_t* last
         if self._reaches(place):
-            prefetch_soon(self._mapping.base + place, asked_bytes(pointer))
+            first = self._mapping.base + place
+            last = first + asked_bytes(pointer) - 1
+            prefetch(first)
+            if (<size_t>first ^ <size_t>last) >= PAGE_BYTES:
+                prefetch(last)
+
+    cdef inline void ask(self, int64_t place, const uint8_t* pointer, bint second) noexcept:
+        """Have it fetch the first or the second half of what `fetch_at` will read of it."""
+        cdef size_t half = asked_bytes(pointer) // 2
+        if self._reaches(place):
+            prefetch_soon(self._mapping.base + place + (half if second else 0), half)
 
     cdef object fetch_at(self, int64_t place, const uint8_t* pointer, uint64_t version):
         """As `fetch`, when `_place` was asked already."""
