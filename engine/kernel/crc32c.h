@@ -24,6 +24,18 @@ static uint32_t crc_shift[4][256]; /* a register moved over CRC_SHIFT zero bytes
 enum { CRC_BY_TABLE, CRC_BY_INSTRUCTION, CRC_BY_FOLDING };
 static int crc_way; /* the best this machine has */
 
+/* Whether somebody left the upper halves of vector registers in use, which slows down all that
+   follows. Only where `crc_way` is CRC_BY_FOLDING: such processors tell. */
+static int upper_halves_in_use(void) {
+#if defined(__x86_64__)
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return (low & (1 << 2 | 1 << 6)) != 0; /* those of 32 and of 64 bytes, registers 0 to 15 */
+#else
+    return 0;
+#endif
+}
+
 /* Modulo the polynomial; as in all of these, the lowest power is in the highest bit. */
 static inline uint32_t crc_times_x(uint32_t crc) {
     return (crc >> 1) ^ (crc & 1 ? 0x82F63B78u : 0);

@@ -67,6 +67,13 @@ def test_crc32c_of_zeros_and_ones() -> None:
                 assert NATIVE.crc32c(byte * size, 7, way=way) == expected
 
 
+def test_folding_puts_the_upper_halves_away(data: bytes) -> None:
+    """All that follows is several times slower otherwise, in the interpreter and in libraries."""
+    needs_way(2)
+    for size in (256, 257, 511, 1024, 1052, 4096):
+        assert not NATIVE.crc32c_leaves_halves(data[:size])
+
+
 def test_ways_that_are_none(data: bytes) -> None:
     for way in (-1, -(1 << 31), 3, (1 << 31) - 1):
         assert NATIVE.crc32c(data, way=way) == crc32c_library.crc32c(data)
