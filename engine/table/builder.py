@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.compression import require
 from meles.engine.codec.header import MAGIC_TABLE
@@ -30,7 +29,7 @@ from meles.engine.manifest.version import TableMeta
 from meles.engine.table.block_maker import BlockMaker, BlockMakerPy, Tally, batch_bytes, packer
 from meles.engine.table.bloom import encode_bloom, shape
 from meles.engine.table.index import encode_properties, expiry_shares
-from meles.engine.table.layout import INDEX_HEAD, Footer, encode_footer, section
+from meles.engine.table.layout import INDEX_HEAD, Footer, crc_of_file, encode_footer, section
 
 _WRITE_BYTES: Final = 1 << 20  # blocks are written to the file at this size
 
@@ -118,7 +117,7 @@ class TableBuilder:
             raise InvariantError(f"table {self._name} would grow beyond {MAX_FILE_BYTES} bytes")
         self._file.pwrite(data, self._written)
         self._file.start_write_back(self._written, len(data))
-        self._crc = crc32c(data, self._crc)
+        self._crc = crc_of_file(data, self._crc)
         self._written += len(data)
 
     def finish(self) -> BuiltTable:

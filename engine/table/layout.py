@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from meles.engine.codec.checksum import crc32c
 from meles.engine.codec.header import HEADER_BYTES
 from meles.engine.errors import CorruptionError
+from meles.engine.fs.files import Buffer
+from meles.engine.kernel import NATIVE
 
 BLOCK_HEAD: Final = struct.Struct("<IIIB3s")  # stored_len, crc, raw_len, codec, zero
 BLOCK_HEAD_BYTES: Final = 16
@@ -55,6 +57,11 @@ assert PAYLOAD_HEAD.size == PAYLOAD_HEAD_BYTES, "FORMAT.md says 24"  # noqa: S10
 assert BLOOM_HEAD.size == BLOOM_HEAD_BYTES, "FORMAT.md says 16"  # noqa: S101
 assert INDEX_HEAD.size == INDEX_HEAD_BYTES, "FORMAT.md says 8"  # noqa: S101
 assert FOOTER.size + FOOTER_CRC.size + len(FOOTER_MAGIC) == FOOTER_BYTES, "FORMAT says 64"  # noqa: S101
+
+
+def crc_of_file(data: Buffer, crc: int) -> int:
+    """Of the next part of a whole file: as `crc32c`, without the GIL where there is a kernel."""
+    return crc32c(data, crc) if NATIVE is None else int(NATIVE.crc32c(data, crc))
 
 
 class Section(NamedTuple):

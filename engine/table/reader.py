@@ -47,17 +47,13 @@ from meles.engine.table.layout import (
     FOOTER_BYTES,
     SEALED_ABOUT,
     Section,
+    crc_of_file,
     decode_footer,
     place_seed,
 )
 
 _STEP_BYTES: Final = 1 << 20
 FORGET_BYTES: Final = 256 << 10  # a job passes so many of a table before they are forgotten
-
-
-def _crc_of(view: memoryview, crc: int) -> int:
-    """As `crc32c`, compiled without the GIL."""
-    return crc32c(view, crc) if NATIVE is None else int(NATIVE.crc32c(view, crc))
 
 
 def _damaged_block(path: str, what: str, offset: int) -> CorruptionError:
@@ -175,7 +171,7 @@ class Table:
             with memoryview(self._map) as view:
                 for start in range(0, self.meta.size, _STEP_BYTES):
                     stop = start + _STEP_BYTES
-                    crc = _crc_of(view[start:stop], crc)
+                    crc = crc_of_file(view[start:stop], crc)
                     self.forget_between(start, stop)
         except ValueError:
             raise self._refusal() from None
