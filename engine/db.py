@@ -201,10 +201,12 @@ class DB(Maintenance, Scanning):
         `at`: the timestamp to read at (default: everything committed), from 0 to `max_version()`,
         else `ValueError`. Versions that were superseded before the transaction began may be gone.
         """
-        self._engine.check_open()
+        engine = self._engine
+        if engine.refusal is not None:  # as check_open, without its frame
+            raise engine.refusal()
         if at is not None:
             at = whole(at, "at", 0, self.max_version())
-        return Txn(self._engine, update=False, at=at)
+        return Txn(engine, update=False, at=at)
 
     def update(self, *, at: int | None = None) -> Txn:
         """A read-write transaction; commits on a clean exit of `with`, else discards.
@@ -212,12 +214,14 @@ class DB(Maintenance, Scanning):
         `at`: the timestamp to read at, in managed mode only (default: the newest); elsewhere
         `meles.Error`. See `Txn` for what committing raises.
         """
-        self._engine.check_writable()
+        engine = self._engine
+        if engine.refusal is not None or engine.writer is None:  # again without the frame
+            engine.check_writable()
         if at is not None:
-            if not self._engine.options.managed:
+            if not engine.options.managed:
                 raise Error("update(at=) outside managed mode", hint="open with managed=True")
             at = whole(at, "at", 0)
-        return Txn(self._engine, update=True, at=at)
+        return Txn(engine, update=True, at=at)
 
     def _track(self, made: Made) -> Made:
         self._engine.watch(made)

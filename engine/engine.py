@@ -15,6 +15,7 @@ from meles.engine.options import Options
 from meles.engine.read_view import NAMESPACE_BYTES
 from meles.engine.store import Store
 from meles.engine.subscribe import Publisher
+from meles.engine.txn.lifetime import Terms
 from meles.engine.txn.oracle import Oracle
 from meles.engine.writing.writer import Writer
 
@@ -34,6 +35,15 @@ class Engine:
     refusal: Callable[[], Exception] | None = None
     open_objects: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     publisher: Publisher = field(default_factory=Publisher)
+    terms: Terms = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.terms = Terms(
+            self.oracle.marks, options.txn_limit, options.value_threshold,
+            options.value_log_file_size, options.detect_conflicts, options.managed,
+            options.namespace_offset >= 0,
+        )  # fmt: skip
 
     def refuse(self, refusal: Callable[[], Exception]) -> None:
         """Have every call raise from now on."""

@@ -84,7 +84,7 @@ class Options:
         "sealed memtables that may wait before writers stall",
     )
     base_table_size: int = _opt(
-        8 * MIB, checks.size(16 * KIB, 1 << 31), "BaseTableSize", "table size at the base level"
+        2 * MIB, checks.size(16 * KIB, 1 << 31), "BaseTableSize", "table size at the base level"
     )
     base_level_size: int = _opt(
         10 * MIB, checks.size(64 * KIB, 1 << 50), "BaseLevelSize", "smallest level target"

@@ -63,7 +63,8 @@ def write_backup(engine: Engine, sink: Writable, since: int, *, plain: bool) -> 
             "this database is encrypted, and a backup of it would not be",
             hint="pass plain=True (--plain) and encrypt the stream yourself, or copy the directory",
         )
-    mark, token = engine.oracle.begin()
+    mark = engine.oracle.begin()
+    token = mark.ts
     try:
         if since > token:
             raise ConfigError(
@@ -85,7 +86,7 @@ def write_backup(engine: Engine, sink: Writable, since: int, *, plain: bool) -> 
             raise
         return stream.finish()
     finally:
-        engine.oracle.end(mark)
+        mark.end()
 
 
 def _sync(writer: Writer) -> None:

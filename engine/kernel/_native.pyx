@@ -41,6 +41,7 @@ cdef extern from "bytes.h" nogil:
     void prefetch_soon(const uint8_t* at, size_t size)
     bint little_endian()
     uint8_t check_epoch()
+    double monotonic_now()
     uint64_t _xxh64 "xxh64"(const uint8_t* at, size_t size)
     uint32_t key_tag(const uint8_t* at, size_t size, uint64_t seed)
     int key_compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size)
@@ -64,6 +65,7 @@ cdef extern from "Python.h" nogil:
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long us, int interruptible)
     void PyThread_release_lock(PyThread_type_lock lock)
+    unsigned long PyThread_get_thread_ident()
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -72,6 +74,7 @@ cdef extern from "Python.h":
 from os import urandom as _urandom
 from threading import TIMEOUT_MAX as _TIMEOUT_MAX
 from time import monotonic as _monotonic
+from warnings import warn as _warn
 
 if not little_endian():
     raise ImportError("the compiled kernel reads little-endian columns in place")
@@ -129,6 +132,7 @@ include "table_blocks.pxi"
 include "log_index.pxi"
 include "values.pxi"
 include "plain_writer.pxi"
+include "lifetime.pxi"
 include "points.pxi"
 include "scan.pxi"
 include "buffer.pxi"

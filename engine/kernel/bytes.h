@@ -55,6 +55,13 @@ static inline uint8_t check_epoch(void) {
     return (uint8_t)(1 + (now.tv_sec >> 6) % 255);
 }
 
+/* Seconds, as time.monotonic. */
+static inline double monotonic_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 /* -- XXH64 with seed 0, as its specification has it: the hash of the tables' filters ------------- */
 
 #define XX1 0x9E3779B185EBCA87ull

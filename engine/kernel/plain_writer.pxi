@@ -297,6 +297,9 @@ cdef class PlainWriter:
 
         With a `snapshot`: only if nothing was committed since, so that no read can conflict.
         """
+        return self.commit_all(buffer, snapshot)
+
+    cdef uint64_t commit_all(self, EntryBuffer buffer, int64_t snapshot) except? 0:
         cdef PyObject* key
         cdef PyObject* value
         cdef Py_ssize_t place = 0, size = 0, value_size

@@ -1,24 +1,20 @@
-"""Timestamps and read marks.
+"""Timestamps, and which superseded versions somebody may still ask for.
 
 Runs in: supervisor.
 Invariants: (1) `published` only grows and every commit up to it can be read; commits are numbered
 and published under the write lock, so their order is their number; (2) while a reader at R is
-marked,
-`discard_ts()` is at most R: compaction then keeps the newest version <= R of every key and
-everything newer, which is also what conflict detection looks at; (3) `end` takes no lock: the
-collector may call it for a forgotten reader at any point, also inside the other methods.
+marked, `discard_ts()` is at most R: compaction then keeps the newest version <= R of every key and
+everything newer, which is also what conflict detection looks at.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 from dataclasses import dataclass
-from threading import get_ident
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from meles.engine.kernel import NATIVE
+from meles.engine.txn.read_marks import Mark, Readers
 
 
 class PublishedPy:
@@ -54,8 +50,7 @@ class Oracle:
         self._managed = managed
         self._managed_discard = 0
         self._lock = threading.Lock()  # of `_managed_discard`
-        self._marks: dict[int, tuple[int, float, int]] = {}  # snapshot, since, thread
-        self._numbers = itertools.count(1)
+        self.marks = Readers(self.clock)
 
     @property
     def published(self) -> int:
@@ -66,21 +61,12 @@ class Oracle:
     def published(self, ts: int) -> None:
         self.clock.ts = ts
 
-    def begin(self, at: int | None = None) -> tuple[int, int]:
-        """A new reader: its mark and timestamp (`at`, or everything published).
+    def begin(self, at: int | None = None) -> Mark:
+        """A new reader, of the snapshot `at` or of everything published. Takes no lock.
 
-        Takes no lock. The mark is set before the timestamp is read, so it is never above it, and
-        whoever asked for `discard_ts` before the mark was there got nothing above it either.
+        Whoever asked for `discard_ts` before the mark was there got nothing above it either.
         """
-        clock = self.clock
-        mark = next(self._numbers)
-        held = clock.ts if at is None else at
-        self._marks[mark] = (held, monotonic(), get_ident())
-        return mark, clock.ts if at is None else at
-
-    def end(self, mark: int) -> None:
-        """The reader is gone; a second call does nothing."""
-        self._marks.pop(mark, None)
+        return self.marks.begin(at)
 
     def forget_in_child(self) -> None:
         """After fork: the thread that may have held the lock is not here to let go of it."""
@@ -88,11 +74,8 @@ class Oracle:
 
     def discard_ts(self) -> int:
         """The highest timestamp whose superseded versions nobody can ask for any more."""
-        published = self.published  # first: a reader that begins now may not see less than this
-        oldest = min((mark[0] for mark in self._held()), default=published)
-        if self._managed:
-            return min(self._managed_discard, oldest)
-        return min(oldest, published)
+        oldest = self.marks.oldest(self.published)  # who begins now may not see less than this
+        return min(self._managed_discard, oldest) if self._managed else oldest
 
     def set_discard_ts(self, ts: int) -> None:
         """Managed mode: the caller says which versions may go. Only grows."""
@@ -104,10 +87,6 @@ class Oracle:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         marks = [
             ReadMark(ts, since, names.get(owner, f"thread {owner}, which has ended"))
-            for ts, since, owner in self._held()
+            for ts, since, owner in self.marks.held()
         ]
         return sorted(marks, key=lambda mark: (mark.ts, mark.since))
-
-    def _held(self) -> list[tuple[int, float, int]]:
-        """The marks at one moment: a copy made in one step, whoever ends meanwhile."""
-        return list(self._marks.values())

@@ -1,10 +1,8 @@
 """Transactions: a snapshot, own writes on top, and a conflict check at commit.
 
 Runs in: supervisor, on the thread that uses the transaction.
-Owns: one read mark until it ends.
 Invariants: (1) reads see the snapshot plus own writes; (2) a commit succeeds only if nothing the
-transaction read, single keys and covered ranges alike, was committed to since its snapshot; (3) a
-transaction that ends releases its mark, also when it is only forgotten (`ResourceWarning`).
+transaction read, single keys and covered ranges alike, was committed to since its snapshot.
 Fails with: `TransactionFinishedError`, `TransactionTooBigError`, `ConflictError`, `ReadOnlyError`.
 
 Isolation is serializable snapshot isolation, with ranges. The conflict check needs no table of
@@ -14,10 +12,9 @@ of what was read is looked up in the view itself, however long the transaction w
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from bisect import bisect_left, insort
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from meles.engine.arguments import timestamp
 from meles.engine.clock import now_ms
@@ -51,19 +48,16 @@ from meles.engine.txn.entries import (
     user_meta,
     writable_key,
 )
-from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD, EntryBuffer
+from meles.engine.txn.entry_buffer import ENTRY_OVERHEAD
+from meles.engine.txn.lifetime import Lifetime
 from meles.engine.txn.scan import ScanArguments, Scanning, make_scan
-from meles.engine.writing.writer import Writer
 
 T = TypeVar("T")
 _NOT_SPECIAL: Final = (0, 0)
-_ONCE: Final = (True,)
-_NO_COUNT_LIMIT: Final = 1 << 62
-_NO_PART: Final = 62  # bits shifted out of a large value's size: it counts as its address
 _FEW: Final = 64  # new keys that are put in order one by one
 
 
-class Txn(EntryBuffer, Scanning):
+class Txn(Lifetime, Scanning):
     """A transaction, made by `db.view()` or `db.update()`. One thread at a time may use it.
 
     It reads one snapshot, with its own writes on top, whatever others commit meanwhile. Committing
@@ -82,30 +76,10 @@ class Txn(EntryBuffer, Scanning):
     `ClosedError` when the database is closed. Keys, values and errors are as for `DB`.
     """
 
-    _finished = True  # until there is something to finish
-    _commit_ts = 0
-    _quiet = False
-    # Made when they are needed:
-    _reads: set[bytes] | frozenset[bytes] = frozenset()
-    _covered: Covered | None = None
-    _cursors: weakref.WeakSet[Cursor[Any]] | None = None
-    _order: list[bytes] | None = None  # keys of pending writes, as far as iterators needed them
+    __slots__ = ()
 
-    def __init__(
-        self, engine: Engine, *, update: bool, at: int | None = None, checked: bool = False
-    ) -> None:
-        """`checked` has conflicts detected whatever the option says, for the engine's own use."""
-        self._engine = engine
-        self._update = update
-        options, oracle = engine.options, engine.oracle
-        self._track = update and (checked or options.detect_conflicts)
-        self._first_end = iter(_ONCE)  # taken by who ends it, for good
-        self._mark, self._read_ts = oracle.begin(at)
-        self._finished = False
-        self._collect(
-            oracle.clock, options.txn_limit, options.value_threshold, _NO_COUNT_LIMIT,
-            update and options.namespace_offset < 0, options.value_log_file_size, _NO_PART,
-        )  # fmt: skip
+    _cursors: weakref.WeakSet[Cursor[Any]] | None
+    _covered: Covered | None
 
     @property
     def read_ts(self) -> int:
@@ -151,8 +125,8 @@ class Txn(EntryBuffer, Scanning):
 
     def _note_read(self, key: bytes) -> None:
         reads = self._reads
-        if type(reads) is not set:
-            self._reads = reads = set()
+        if reads is None:  # local: another thread may end it meanwhile
+            reads = self._reads = set()
         reads.add(key)
 
     def item(self, key: BytesLike) -> Item | None:
@@ -296,19 +270,6 @@ class Txn(EntryBuffer, Scanning):
 
     # -- ending ----------------------------------------------------------------------------------
 
-    def commit(self) -> int:
-        """Make the writes visible and durable as `sync` says; returns the commit timestamp.
-
-        0 when nothing was written. `ConflictError`: nothing happened, run it again. Ends the
-        transaction and its iterators whatever comes out, but for `meles.Error` in managed mode.
-        """
-        engine = self._engine
-        if self._finished or engine.refusal is not None:
-            self._check()
-        if engine.options.managed and self._update:
-            raise Error("managed mode: use commit_at(ts)", hint="call txn.commit_at(ts)")
-        return self._commit(None)
-
     def commit_at(self, ts: int) -> int:
         """Managed mode: commit at a timestamp of the caller's choice, at least 1, also one below
         the newest; returns it. As `commit` otherwise; outside managed mode `meles.Error`.
@@ -320,29 +281,22 @@ class Txn(EntryBuffer, Scanning):
             )
         return self._commit(timestamp(ts, "ts"))
 
-    def _commit(self, ts: int | None) -> int:
-        if not self._claim_end():
-            raise TransactionFinishedError("another thread ends this transaction")
-        try:
-            if not self._writes:
-                return 0
-            engine = self._engine
-            writer = engine.check_writable()
-            if engine.store.version.banned:  # perhaps since they were written
-                for key in list(self._writes):
-                    engine.check_namespace(key)
-            if self._cursors is not None:
-                self._end_cursors()
-            has_read = bool(self._reads) or self._covered is not None
-            if ts is None and not self._quiet:
-                self._commit_ts = writer.plain.commit(self, self._read_ts if has_read else -1)
-            if not self._commit_ts:
-                self._commit_ts = self._commit_at_length(writer, ts, has_read)
-            return self._commit_ts
-        finally:
-            self._finish()
+    def _needs_ts(self) -> NoReturn:
+        raise Error("managed mode: use commit_at(ts)", hint="call txn.commit_at(ts)")
 
-    def _commit_at_length(self, writer: Writer, ts: int | None, has_read: bool) -> int:
+    def _ends_elsewhere(self) -> NoReturn:
+        raise TransactionFinishedError("another thread ends this transaction")
+
+    def _before_commit(self) -> None:
+        engine = self._engine
+        engine.check_writable()
+        if engine.has_bans:  # perhaps since they were written
+            for key in list(self._writes):
+                engine.check_namespace(key)
+        self._end_cursors()
+
+    def _commit_at_length(self, ts: int | None, has_read: bool) -> int:
+        writer = self._engine.check_writable()
         pending = list(self._writes.items())  # what another thread adds now is not in it
         keys, values = zip(*pending, strict=True)
         metas, expiries = zip(*(self._special.get(k, _NOT_SPECIAL) for k in keys), strict=True)
@@ -356,7 +310,7 @@ class Txn(EntryBuffer, Scanning):
             return
         view = engine.store.view
         dropped = view.dropped_since(read_ts)
-        for key in list(self._reads):
+        for key in list(self._reads or ()):
             if view.newest_version(key, read_ts) or key.startswith(dropped):
                 raise ConflictError("a key this transaction read was changed")
         for keys in self._covered.ranges() if self._covered is not None else ():
@@ -365,57 +319,10 @@ class Txn(EntryBuffer, Scanning):
             ):
                 raise ConflictError("a range this transaction read was changed")
 
-    def discard(self) -> None:
-        """End without writing. A second call, or one after commit, does nothing. Never raises."""
-        if self._claim_end():
-            self._finish()
-
-    def _claim_end(self) -> bool:
-        """Whether the caller is the one to end it: a transaction ends once, whoever asks."""
-        claimed = next(self._first_end, False)
-        self._finished = True
-        self._collecting = False
-        return claimed
-
     def _end_cursors(self) -> None:
         cursors, self._cursors = self._cursors, None
         for cursor in listed(cursors) if cursors is not None else ():
             cursor.end(self._engine.refusal or _ended)
-
-    def _finish(self) -> None:
-        self._engine.oracle.end(self._mark)
-        if self._cursors is not None:
-            self._end_cursors()
-        if self._covered is not None or self._order is not None:
-            self._order = self._covered = None
-        if self._reads:
-            self._reads = frozenset()
-        self._clear()
-
-    def __enter__(self) -> Txn:
-        if self._finished or self._engine.refusal is not None:
-            self._check()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> Literal[False]:
-        if not self._finished:
-            try:
-                if kind is None and self._writes:
-                    self.commit()
-            finally:
-                if not self._finished:
-                    self.discard()
-        return False
-
-    def __del__(self) -> None:
-        if getattr(self, "_finished", True):
-            return
-        self._finished = True
-        if self._engine.refusal is None:  # else the marks are nobody's any more
-            self._engine.oracle.end(self._mark)
-            warnings.warn(
-                "a transaction was neither committed nor discarded", ResourceWarning, stacklevel=2
-            )
 
 
 def _ended() -> TransactionFinishedError:

@@ -34,7 +34,7 @@ def toml(tmp_path: Path) -> Path:
 
 DEFAULTS = {
     "value_dir": None, "sync": "interval", "sync_interval": 0.1, "num_versions_to_keep": 1,
-    "zstd_level": 1, "memtable_size": 64 * MIB, "num_memtables": 5, "base_table_size": 8 * MIB,
+    "zstd_level": 1, "memtable_size": 64 * MIB, "num_memtables": 5, "base_table_size": 2 * MIB,
     "base_level_size": 10 * MIB, "level_size_multiplier": 10, "table_size_multiplier": 2,
     "max_levels": 7, "value_threshold": KIB, "vlog_percentile": 0.0, "value_log_file_size": GIB - 1,
     "value_log_max_entries": 1_000_000, "block_size": 4 * KIB, "bloom_false_positive": 0.01,
@@ -216,7 +216,7 @@ def test_keyword_beats_environment_beats_file_beats_default(toml: Path) -> None:
     options, origin = load_with_origin({"max_levels": 6}, config=toml, environ=environ)
     found = (options.max_levels, options.zstd_level, options.num_memtables)
     assert found == (6, 5, 4)
-    assert options.base_table_size == 8 * MIB
+    assert options.base_table_size == 2 * MIB
     assert origin == {
         "max_levels": "keyword",
         "zstd_level": "environment variable MELES_ZSTD_LEVEL",

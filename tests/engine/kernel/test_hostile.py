@@ -76,6 +76,7 @@ def test_the_interpreter_ends_with_everything_alive() -> None:
         "s = n.Scan([], None, None, 1, 0, 0, None)\n"
         "l = n.Lock(); l.acquire()\n"
         "w = n.PlainWriter(l, n.Published(1), i)\n"
+        "r = n.Readers(n.Published(1)); marks = [r.begin(watched=True) for _ in range(3)]\n"
         "class B(n.EntryBuffer): pass\n"
         "b = B(); b.me = b\n"
     )
@@ -460,3 +461,74 @@ def test_a_writer_whose_index_was_taken_away() -> None:
     for number in (-1, 1 << 64):
         with pytest.raises(OverflowError):
             writer.rotate_at = number
+
+
+# -- marks and transactions ----------------------------------------------------------------------
+
+
+class Obliging(NATIVE.Lifetime if NATIVE is not None else object):  # type: ignore[misc]
+    """Its hooks refuse nothing."""
+
+    def _check(self) -> None: ...
+    def _needs_ts(self) -> None: ...
+    def _ends_elsewhere(self) -> None: ...
+    def _before_commit(self) -> None: ...
+    def _end_cursors(self) -> None: ...
+    def _commit_at_length(self, *_: object) -> int:
+        return 9
+
+
+def test_a_transaction_that_did_not_begin() -> None:
+    txn = Obliging.__new__(Obliging)
+    for call in (
+        txn.commit, txn.__enter__, lambda: txn._commit(None), lambda: txn._commit(3),
+        lambda: Obliging(None, update=True), lambda: Obliging(5, update=True), Obliging,
+    ):  # fmt: skip
+        with pytest.raises((TypeError, AttributeError)):
+            call()
+    txn.discard()
+    assert txn.__exit__(None, None, None) is False
+    with pytest.raises(AttributeError):
+        txn._finished = False
+    with pytest.raises(AttributeError):
+        txn.set(b"k", b"v")
+
+
+def test_a_transaction_that_ends_again() -> None:
+    terms = NATIVE.Terms(NATIVE.Readers(NATIVE.Published(1)), 1000, 100, 100, True, False, False)
+    engine = SimpleNamespace(terms=terms, writer=SimpleNamespace(plain=5))
+    txn = Obliging(engine, update=True)
+    with pytest.raises(TypeError):
+        txn.__init__(engine, update=True)
+    txn._writes = None
+    assert txn.commit() == 0
+    for call in (txn.commit, lambda: txn._commit(None)):
+        with pytest.raises(TypeError):
+            call()
+    assert terms.readers.held() == []
+    txn = Obliging(engine, update=True)
+    txn._writes = {1: 2}
+    assert txn.commit() == 9
+    for number in (-1, 1 << 64):
+        with pytest.raises(OverflowError):
+            Obliging(engine, update=True, at=number)
+        with pytest.raises(OverflowError):
+            terms.readers.oldest(number)
+    assert terms.readers.held() == []
+    engine.terms = None
+    with pytest.raises(TypeError):
+        Obliging(engine, update=True)
+
+
+def test_marks_nobody_made() -> None:
+    with pytest.raises(TypeError):
+        NATIVE.Mark()
+    mark = NATIVE.Mark.__new__(NATIVE.Mark)
+    mark.end()
+    for wrong in (None, 5):
+        with pytest.raises(TypeError):
+            NATIVE.Readers(wrong)
+        with pytest.raises(TypeError):
+            NATIVE.Terms(wrong, 1, 1, 1, True, False, False)
+    with pytest.raises(TypeError):
+        NATIVE.Readers(NATIVE.Published(1)).begin("x")

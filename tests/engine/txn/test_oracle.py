@@ -11,21 +11,21 @@ from meles.engine.txn.oracle import Oracle
 def test_the_oldest_reader_holds_the_discard_timestamp() -> None:
     oracle = Oracle(10)
     assert oracle.discard_ts() == 10
-    first, ts = oracle.begin()
-    assert ts == 10
+    first = oracle.begin()
+    assert first.ts == 10
     oracle.published = 15
-    second, ts = oracle.begin()
-    assert (ts, oracle.discard_ts()) == (15, 10)
-    third, ts = oracle.begin(3)
-    assert (ts, oracle.discard_ts()) == (3, 3)
+    second = oracle.begin()
+    assert (second.ts, oracle.discard_ts()) == (15, 10)
+    third = oracle.begin(3)
+    assert (third.ts, oracle.discard_ts()) == (3, 3)
     assert [mark.ts for mark in oracle.readers()] == [3, 10, 15]
     assert {mark.owner for mark in oracle.readers()} == {threading.current_thread().name}
-    oracle.end(third)
-    oracle.end(third)
+    third.end()
+    third.end()
     assert oracle.discard_ts() == 10
-    oracle.end(first)
+    first.end()
     assert oracle.discard_ts() == 15
-    oracle.end(second)
+    second.end()
     assert (oracle.discard_ts(), oracle.readers()) == (15, [])
 
 
@@ -35,9 +35,9 @@ def test_in_managed_mode_the_caller_gives_versions_up() -> None:
     oracle.set_discard_ts(7)
     oracle.set_discard_ts(5)
     assert oracle.discard_ts() == 7
-    mark, _ = oracle.begin(4)
+    mark = oracle.begin(4)
     assert oracle.discard_ts() == 4
-    oracle.end(mark)
+    mark.end()
     assert oracle.discard_ts() == 7
 
 
@@ -53,13 +53,13 @@ def test_readers_come_and_go_while_it_is_asked() -> None:
         for _ in range(3000):
             held.append(oracle.begin())
             if len(held) > 5 or chance.random() < 0.5:
-                oracle.end(held.pop(chance.randrange(len(held)))[0])
-            oldest = min((ts for _, ts in held), default=1 << 62)
+                held.pop(chance.randrange(len(held))).end()
+            oldest = min((mark.ts for mark in held), default=1 << 62)
             found = oracle.discard_ts()
             if found > oldest:
                 wrong.append((found, oldest))
-        for mark, _ in held:
-            oracle.end(mark)
+        for mark in held:
+            mark.end()
 
     def publish() -> None:
         while not stop.is_set():

@@ -399,22 +399,6 @@ def test_a_forgotten_transaction_warns_and_lets_go(db: meles.DB) -> None:
     assert db.get(b"a") is None
 
 
-def test_a_transaction_may_be_forgotten_while_another_one_begins(db: meles.DB) -> None:
-    """The collector runs where it likes: also where the marks are being changed."""
-    txn = db.update()
-    marks = db._engine.oracle._marks
-
-    class Collected(dict[int, Any]):
-        def __setitem__(self, mark: int, value: Any) -> None:
-            txn.__del__()
-            super().__setitem__(mark, value)
-
-    db._engine.oracle._marks = Collected(marks)
-    with pytest.warns(ResourceWarning, match="neither"), db.view():
-        pass
-    assert readers(db) == 0
-
-
 # -- reading in the past -------------------------------------------------------------------------
 
 
