@@ -51,6 +51,7 @@ RESTORE = "tests/faults/test_restore.py"
 COPIES = f"{SECRETS}::test_copies_of_a_live_directory_opened_elsewhere"
 SEALED = "tests/engine/kernel/test_sealed_blocks.py"
 BAD_DISK = "tests/process/test_bad_disk.py"
+LIFETIME = "tests/contract/test_lifetime.py"
 HELD = f"{BAD_DISK}::test_a_worker_that_the_disk_holds_is_replaced_when_it_is_let_go"
 
 BUGS = (
@@ -412,6 +413,15 @@ BUGS = (
         (("engine/txn/cursor.py", "            self._batches = _Refusing(partial(_again, error))\n",
           ""),),
         "tests/engine/txn/test_cursor.py::test_an_iterator_that_failed_does_not_go_on_behind_it"),
+    Bug("who has read commits as if nothing had come since", "SSI",
+        (("engine/txn/lifetime.py", "self._read_ts if has_read else -1", "-1"),),
+        f"{LIFETIME}::test_a_plain_commit"),
+    Bug("a snapshot is held on to after its transaction", "C",
+        (("engine/txn/lifetime.py", "        self._mark.end()\n", ""),),
+        f"{LIFETIME}::test_nothing_written_nothing_committed"),
+    Bug("two threads end a transaction", "A",
+        (("engine/txn/lifetime.py", "        if not self._claim_end():\n            self._ends_elsewhere()\n",
+          "        self._claim_end()\n"),), f"{LIFETIME}::test_whatever_comes_out_it_has_ended"),
 )  # fmt: skip
 
 
