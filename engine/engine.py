@@ -25,7 +25,8 @@ class Engine:
     """`writer` is None on a read-only handle. `refusal`, once set, makes every call raise.
 
     `open_objects` are cursors, batches, operators and subscriptions, to be ended when the database
-    closes; transactions ask for `refusal` themselves.
+    closes. Transactions ask for `refusal` themselves, or for `ended` of the clock, which is set
+    behind it and decides what is committed still.
     """
 
     options: Options

@@ -70,11 +70,13 @@ cdef extern from "Python.h" nogil:
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_iternext)(object)
+    PyObject* PyExc_ResourceWarning
+    int PyErr_WarnEx(PyObject* category, const char* text, Py_ssize_t level) noexcept
+    void PyErr_WriteUnraisable(PyObject* where) noexcept
 
 from os import urandom as _urandom
 from threading import TIMEOUT_MAX as _TIMEOUT_MAX
 from time import monotonic as _monotonic
-from warnings import warn as _warn
 
 if not little_endian():
     raise ImportError("the compiled kernel reads little-endian columns in place")

@@ -29,7 +29,6 @@ static inline void prefetch_soon(const uint8_t *at, size_t size) {
         __builtin_prefetch(at + line, 0, 2);
         __asm__ volatile("");
     }
-    __builtin_prefetch(at + size - 1, 0, 2);
 }
 static inline void prefetch_all(const uint8_t *at, size_t size) {
     for (size_t line = 0; line < size; line += 64) prefetch(at + line);

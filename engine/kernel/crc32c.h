@@ -11,6 +11,7 @@
 #include "bytes.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>
@@ -25,10 +26,12 @@ enum { CRC_BY_TABLE, CRC_BY_INSTRUCTION, CRC_BY_FOLDING };
 static int crc_way; /* the best this machine has */
 
 /* Whether somebody left the upper halves of vector registers in use, which slows down all that
-   follows. Only where `crc_way` is CRC_BY_FOLDING: such processors tell. */
+   follows. Only where `crc_way` is CRC_BY_FOLDING. */
 static int upper_halves_in_use(void) {
 #if defined(__x86_64__)
-    uint32_t low, high;
+    uint32_t low, high, count, other;
+    __cpuid_count(13, 1, low, high, count, other);
+    if (!(low & 1 << 2)) return 0; /* it does not tell */
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
     return (low & (1 << 2 | 1 << 6)) != 0; /* those of 32 and of 64 bytes, registers 0 to 15 */
 #else

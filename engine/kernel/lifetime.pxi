@@ -54,7 +54,11 @@ cdef class Mark:
     def __dealloc__(self):
         cdef Readers readers = self._readers
         if self._leave() and self._watched and not readers.clock.ended:
-            _warn("a transaction was neither committed nor discarded", ResourceWarning)
+            # Not by Python's function: what it raises Cython prints, as if the program had failed.
+            if PyErr_WarnEx(
+                PyExc_ResourceWarning, b"a transaction was neither committed nor discarded", 1
+            ):
+                PyErr_WriteUnraisable(NULL)
 
 
 @cython.final
@@ -104,6 +108,7 @@ cdef class Readers:
 
 
 @cython.final
+@cython.no_gc                    # so nobody takes `readers` from it
 cdef class Terms:
     """What is the same for all transactions of a database. Limits are in bytes."""
 
@@ -120,7 +125,7 @@ cdef class Terms:
         self.conflicts, self.managed, self.namespaces = conflicts, managed, namespaces
 
 
-@cython.no_gc_clear              # it refers to nobody who refers to it
+@cython.no_gc_clear              # what it refers to is there until it goes itself
 cdef class Lifetime(EntryBuffer):
     """Begins, commits or is discarded. The hooks, in the twin, are for who knows the rest."""
 
@@ -163,7 +168,7 @@ cdef class Lifetime(EntryBuffer):
         if not self._finished:
             try:
                 if kind is None and self._writes:
-                    self._commit_here()
+                    self.commit()
             finally:
                 if not self._finished:
                     self.discard()
@@ -175,7 +180,10 @@ cdef class Lifetime(EntryBuffer):
         0 when nothing was written. `ConflictError`: nothing happened, run it again. Ends the
         transaction and its iterators whatever comes out, but for `meles.Error` in managed mode.
         """
-        return self._commit_here()
+        self._usable()
+        if self._terms.managed and self._update:
+            self._needs_ts()
+        return self._commit_at(None)
 
     def discard(self):
         """End without writing. A second call, or one after commit, does nothing. Never raises."""
@@ -183,17 +191,11 @@ cdef class Lifetime(EntryBuffer):
             self._finish()
 
     cdef bint _usable(self) except False:
-        if self._finished or self._published.ended:
+        if self._finished or self._published is None or self._published.ended:
             self._check()
         if self._terms is None:
             raise TypeError("a transaction that did not begin")
         return True
-
-    cdef uint64_t _commit_here(self) except? 0:
-        self._usable()
-        if self._terms.managed and self._update:
-            self._needs_ts()
-        return self._commit_at(None)
 
     def _commit(self, ts):
         return self._commit_at(ts)
@@ -215,7 +217,7 @@ cdef class Lifetime(EntryBuffer):
         cdef object writer, plain
         if self._terms.namespaces or self._cursors is not None:
             self._before_commit()
-        if ts is None and not self._quiet:
+        if ts is None and not self._quiet and self._read_ts < OWN_VERSION:
             writer = self._engine.writer
             plain = None if writer is None else writer.plain
             if type(plain) is PlainWriter:

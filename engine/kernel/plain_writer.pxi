@@ -85,6 +85,7 @@ cdef class Published:
         self.ts = ts
 
 
+@cython.auto_pickle(False)
 cdef class EntryBuffer:
     """Writes collected for a commit: values by key; `_special` has meta and expiry where not 0."""
 

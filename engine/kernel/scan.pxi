@@ -9,7 +9,7 @@ cdef enum:
     LARGEST_BATCH_BYTES = 256 << 10
     # Of the value log. A page that is not in the TLB holds up all that is behind it, unless more of
     # them are looked up side by side; and only so many lines can be on their way.
-    VALUES_AHEAD = 8             # half of it is asked for before a value is made, half behind it
+    VALUES_AHEAD = 8             # its lines are asked for in parts while a value is made
     PAGES_AHEAD = 16             # at least, looked up
     PAGES_AT_ONCE = 32
 
@@ -184,7 +184,7 @@ cdef class LazyValues:
 
     cdef object take(self, Py_ssize_t at):
         cdef Wanted* wanted
-        cdef Wanted* later = NULL
+        cdef Lines later
         cdef object value
         cdef Py_ssize_t count = min(len(self._at_hand), self._room)
         if not 0 <= at < count:
@@ -192,28 +192,40 @@ cdef class LazyValues:
         wanted = self._wanted + at
         if self._looked_up < count and self._looked_up <= at + PAGES_AHEAD:
             self._look_up(min(count, self._looked_up + PAGES_AT_ONCE))
+        later.at = NULL
         if at + VALUES_AHEAD < count and wanted[VALUES_AHEAD].file != NULL:
-            later = wanted + VALUES_AHEAD
-            (<ValueFile>later.file).ask(later.place, later.pointer, False)
+            later = (<ValueFile>wanted[VALUES_AHEAD].file).lines(
+                wanted[VALUES_AHEAD].place, wanted[VALUES_AHEAD].pointer
+            )
+            ask_part(&later)
         if not wanted.logged:
-            return self._at_hand[at]
-        if wanted.file != NULL:
-            value = (<ValueFile>wanted.file).fetch_at(wanted.place, wanted.pointer, wanted.version)
+            value = self._at_hand[at]
+        elif wanted.file != NULL:
+            value = (<ValueFile>wanted.file).fetch_at(
+                wanted.place, wanted.pointer, wanted.version, &later
+            )
         else:
             value = self._map._elsewhere(self._at_hand[at], wanted.version)
-        if later != NULL:
-            (<ValueFile>later.file).ask(later.place, later.pointer, True)
+        ask_part(&later)
         if type(value) is not bytes:
             raise TypeError("a value is bytes")
         return value
 
     cdef void _look_up(self, Py_ssize_t stop) noexcept:
+        """The pages up to `stop`, and the lines of the first values, which nobody asked for."""
         cdef Wanted* wanted
-        while self._looked_up < stop:
-            wanted = self._wanted + self._looked_up
+        cdef Lines lines
+        cdef Py_ssize_t at
+        for at in range(self._looked_up, stop):
+            wanted = self._wanted + at
             if wanted.file != NULL:
                 (<ValueFile>wanted.file).look_up(wanted.place, wanted.pointer)
-            self._looked_up += 1
+        for at in range(self._looked_up, min(stop, VALUES_AHEAD)):
+            wanted = self._wanted + at
+            if wanted.file != NULL:
+                lines = (<ValueFile>wanted.file).lines(wanted.place, wanted.pointer)
+                prefetch_soon(lines.at, LINES_PARTS * lines.part)
+        self._looked_up = stop
 
 
 cdef class Scan:

@@ -12,10 +12,22 @@ cdef enum:
     LONG_VALUE = 16384           # from here on checking it does without the GIL
     ASKED_BYTES = 2048           # of a value are fetched ahead; what follows, by the checksum's loop
     PAGE_BYTES = 4096            # the smallest there are
+    LINES_PARTS = 3
 
 
 cdef inline size_t asked_bytes(const uint8_t* pointer) noexcept:
     return VALUE_HEAD_BYTES + min(load32(pointer + 8), <uint32_t>ASKED_BYTES)
+
+
+cdef struct Lines:               # of the processor's caches, to be asked for in parts
+    const uint8_t* at            # NULL: nothing
+    size_t part
+
+
+cdef inline void ask_part(Lines* lines) noexcept:
+    if lines.at != NULL:
+        prefetch_soon(lines.at, lines.part)
+        lines.at += lines.part
 
 
 cdef Mapped mapped_to(mapping, uint64_t end, pages):
@@ -98,9 +110,11 @@ cdef class ValueFile:
     cdef object fetch(self, const uint8_t* pointer, uint64_t version):
         """The value at an encoded address, checked under it."""
         cdef int64_t place = self._place(load32(pointer + 4))
+        cdef Lines nothing
+        nothing.at = NULL
         if self._reaches(place):
             prefetch_all(self._mapping.base + place, asked_bytes(pointer))
-        return self.fetch_at(place, pointer, version)
+        return self.fetch_at(place, pointer, version, &nothing)
 
     cdef inline bint _reaches(self, int64_t place) noexcept:
         return self._mapping is not None and 0 <= place < <int64_t>self._end
@@ -116,14 +130,22 @@ cdef class ValueFile:
             if (<size_t>first ^ <size_t>last) >= PAGE_BYTES:
                 prefetch(last)
 
-    cdef inline void ask(self, int64_t place, const uint8_t* pointer, bint second) noexcept:
-        """Have it fetch the first or the second half of what `fetch_at` will read of it."""
-        cdef size_t half = asked_bytes(pointer) // 2
+    cdef inline Lines lines(self, int64_t place, const uint8_t* pointer) noexcept:
+        """What `fetch_at` will read of it first."""
+        cdef Lines lines
+        lines.at, lines.part = NULL, 0
         if self._reaches(place):
-            prefetch_soon(self._mapping.base + place + (half if second else 0), half)
+            lines.at = self._mapping.base + place
+            lines.part = (asked_bytes(pointer) + LINE_BYTES) // LINES_PARTS + LINE_BYTES - 1
+            lines.part -= lines.part % LINE_BYTES
+        return lines
 
-    cdef object fetch_at(self, int64_t place, const uint8_t* pointer, uint64_t version):
-        """As `fetch`, when `_place` was asked already."""
+    cdef object fetch_at(
+        self, int64_t place, const uint8_t* pointer, uint64_t version, Lines* later,
+    ):
+        """As `fetch`, when `_place` was asked already. In the middle of it a part of what is needed
+        `later` is asked for.
+        """
         cdef uint32_t offset = load32(pointer + 4), length = load32(pointer + 8), crc
         cdef Mapped hold = self._mapping
         cdef const uint8_t* at
@@ -149,19 +171,21 @@ cdef class ValueFile:
                 crc = crc32c_extend(at + 8, size, crc)
         else:
             crc = crc32c_extend(at + 8, size, crc)
+        ask_part(later)
         hold.used(place, VALUE_HEAD_BYTES + length)
         if load32(at) != crc:
             raise self._damaged("value checksum does not match", place)
         return PyBytes_FromStringAndSize(<const char*>at + VALUE_HEAD_BYTES, length)
 
 
+@cython.no_gc_clear              # `file_of` lends what is in it
 cdef class ValueMap:
     """Values by address: from mapped files here, from all others by a call."""
 
     cdef dict _files             # logical file to ValueFile
     cdef object _elsewhere
 
-    def __init__(self, files, elsewhere):
+    def __cinit__(self, files, elsewhere):
         """`elsewhere(pointer, version)` reads what no `ValueFile` of `files` holds."""
         self._files = {(<ValueFile?>file).logical: file for file in files}
         self._elsewhere = elsewhere

@@ -3,7 +3,8 @@
 Runs in: supervisor, on the thread that uses the transaction.
 Owns: one read mark until the end.
 Invariants: (1) a transaction ends once, whoever asks for it; (2) with its end its mark is released
-and its iterators end; (3) a plain commit takes no other way than a long one, only fewer frames.
+and its iterators end; (3) a plain commit, of one without iterators where keys have no namespaces,
+is that of the long way with fewer frames.
 Fails with: what the hooks raise.
 
 `LifetimePy` is the readable definition, the compiled twin is engine/kernel/lifetime.pxi: a
@@ -57,6 +58,8 @@ class LifetimePy(EntryBufferPy):
         self, engine: Engine, *, update: bool, at: int | None = None, checked: bool = False
     ) -> None:
         """`checked` has conflicts detected whatever the option says, for the engine's own use."""
+        if hasattr(self, "_terms"):
+            raise TypeError("a transaction begins once, on terms")
         terms = engine.terms
         self._engine, self._terms = engine, terms
         self._update = update

@@ -107,8 +107,6 @@ class Scanning:
     thread at a time; on a transaction it ends with it.
     """
 
-    __slots__ = ()
-
     def _cursor(self, shape: str, prefix: BytesLike, wanted: ScanArguments) -> Cursor[Any]:
         raise NotImplementedError
 

@@ -76,8 +76,6 @@ class Txn(Lifetime, Scanning):
     `ClosedError` when the database is closed. Keys, values and errors are as for `DB`.
     """
 
-    __slots__ = ()
-
     _cursors: weakref.WeakSet[Cursor[Any]] | None
     _covered: Covered | None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import mmap
 import threading
+import warnings
 import weakref
+from itertools import product
 from time import monotonic
 from typing import Any
 
@@ -41,11 +43,14 @@ def kernel(request: pytest.FixtureRequest) -> Any:
 class Engine:
     """As far as a lifetime looks at it."""
 
-    def __init__(self, kernel: Any, *, managed: bool = False, namespaces: bool = False) -> None:
+    def __init__(
+        self, kernel: Any, *, managed: bool = False, namespaces: bool = False,
+        conflicts: bool = True,
+    ) -> None:  # fmt: skip
         published, readers, terms, _, lock, index, plain_writer = kernel
         self.clock = published(7)
         self.readers = readers(self.clock)
-        self.terms = terms(self.readers, 1000, 100, 500, True, managed, namespaces)
+        self.terms = terms(self.readers, 1000, 100, 500, conflicts, managed, namespaces)
         self.writer: Any = self
         mapping = mmap.mmap(-1, 8192)
         self.index = index(mapping, HEADER_BYTES, HEADER.seed, writable=True)
@@ -72,7 +77,7 @@ def txn_class(kernel: Any) -> Any:
             raise RuntimeError("ends elsewhere")
 
         def _before_commit(self) -> None:
-            self.log.append("before")
+            self.log.append(f"before at {self._engine.clock.ts}")
             self._end_cursors()
 
         def _commit_at_length(self, ts: int | None, has_read: bool) -> int:
@@ -173,11 +178,16 @@ def test_the_collector_ends_marks_wherever_it_runs(kernel: Any, engine: Any) -> 
             self.txn = cls(engine, update=True)
 
     def look() -> None:
-        for _ in range(300):
+        kept: list[Any] = []
+        for number in range(300):
             Holder()
-            mark = engine.readers.begin()
-            assert engine.readers.oldest(100) == 7
-            assert len(engine.readers.held()) >= 1
+            kept.append(engine.readers.begin(10 + number))
+            if len(kept) > 5:
+                kept.pop(2 * number % 5).end()
+            mine = {mark.ts for mark in kept}
+            assert engine.readers.oldest(1000) in {7, min(mine)}
+            assert {snapshot for snapshot in held(engine) if snapshot != 7} == mine
+        for mark in kept:
             mark.end()
         gc.collect()
 
@@ -207,9 +217,77 @@ def test_it_begins_with_a_mark_and_its_terms(kernel: Any, engine: Any) -> None:
     with pytest.raises((TypeError, AttributeError)):
         cls(None, update=True)
     for each in (txn, past):
+        assert (each._size_limit, each._value_limit, each._large_limit) == (1000, 100, 500)
+        assert each._count_limit >= 1 << 62
+        assert each._large_shift == 62
         each.discard()
     assert held(engine) == []
     assert weakref.ref(txn)() is txn
+
+
+@pytest.mark.parametrize("conflicts", [False, True])
+def test_who_tracks_what_it_reads(kernel: Any, conflicts: bool) -> None:
+    engine = Engine(kernel, conflicts=conflicts)
+    for update, checked in product((False, True), repeat=2):
+        txn = txn_class(kernel)(engine, update=update, checked=checked)
+        assert txn._track == (update and (checked or conflicts))
+        txn.discard()
+
+
+def test_it_begins_once(kernel: Any, engine: Any) -> None:
+    txn = txn_class(kernel)(engine, update=True)
+    for end in (lambda: None, txn.discard):
+        end()
+        before = txn._finished, held(engine)
+        with pytest.raises(TypeError):
+            txn.__init__(engine, update=True)
+        assert (txn._finished, held(engine)) == before
+
+
+def test_a_commit_of_ones_own_is_what_the_block_calls(kernel: Any, engine: Any) -> None:
+    class Audited(txn_class(kernel)):  # type: ignore[misc]
+        def commit(self) -> int:
+            self.log.append("audited")
+            return int(super().commit())
+
+    with Audited(engine, update=True) as txn:
+        txn.set(b"k", b"v")
+        txn.note = "anything"
+    assert txn.log == ["audited", (None, False, {b"k": b"v"})]
+    assert txn.note == "anything"
+
+
+def test_the_snapshot_goes_though_a_hook_raises(kernel: Any, engine: Any) -> None:
+    class Failing(txn_class(kernel)):  # type: ignore[misc]
+        def _end_cursors(self) -> None:
+            raise ZeroDivisionError
+
+    txn = Failing(engine, update=True)
+    txn._cursors = {1}
+    with pytest.raises(ZeroDivisionError):
+        txn.discard()
+    assert (txn._finished, held(engine)) == (True, [])
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "SystemExit"])
+def test_what_a_warning_raises_is_reported_and_no_more(
+    kernel: Any, engine: Any, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """A forgotten transaction must not end the program, nor say that it failed."""
+    seen: list[object] = []
+
+    def show(*_: object, **__: object) -> None:
+        raise {"ZeroDivisionError": ZeroDivisionError, "SystemExit": SystemExit}[error]
+
+    monkeypatch.setattr("sys.excepthook", lambda *given: seen.append(given))
+    monkeypatch.setattr("sys.unraisablehook", lambda given: seen.append(given.exc_type.__name__))
+    mark = engine.readers.begin(None, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        del mark
+    assert seen == [error]
+    assert held(engine) == []
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -259,7 +337,8 @@ def test_what_is_not_plain_takes_the_long_way(kernel: Any, engine: Any) -> None:
     assert held(engine) == []
 
 
-def test_iterators_and_namespaces_are_seen_to_before(kernel: Any) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_iterators_and_namespaces_are_seen_to_before(kernel: Any, plain: bool) -> None:
     for namespaces in (False, True):
         LOGS.clear()
         engine = Engine(kernel, namespaces=namespaces)
@@ -268,8 +347,11 @@ def test_iterators_and_namespaces_are_seen_to_before(kernel: Any) -> None:
         txn._writes[b"k"] = b"v"
         if not namespaces:
             txn._cursors = {1}
-        txn.commit()
-        assert txn.log == ["before", "cursors", (None, False, {b"k": b"v"})]
+        if plain:
+            engine.takes()
+        assert txn.commit() == (8 if plain else 50)
+        assert txn.log[:2] == ["before at 7", "cursors"]
+        assert txn.log[2:] == ([] if plain else [(None, False, {b"k": b"v"})])
 
 
 @pytest.mark.parametrize("managed", [False, True])
