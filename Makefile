@@ -52,12 +52,13 @@ test-asan: $(ASAN)/.stamp
 		--ignore-glob '*/test_format.py' $(ASAN_TESTS) $(ARGS)
 
 # Every fault at its full count, with a table of what was injected and reached; hours, in parts that
-# can be resumed (`.campaign`). campaign-kills, campaign-images, ...: one group (tests/campaign.py).
+# can be resumed (`.campaign`), two at a time (JOBS=4: four). campaign-kills, campaign-images, ...:
+# one group (tests/campaign.py).
 campaign: $(VENV)/.stamp-test
-	JOBS=$(JOBS) $(PY) tests/campaign.py $(ARGS)
+	$(PY) tests/campaign.py $(ARGS)
 
 campaign-%: $(VENV)/.stamp-test
-	JOBS=$(JOBS) $(PY) tests/campaign.py $* $(ARGS)
+	$(PY) tests/campaign.py $* $(ARGS)
 
 # Coverage-guided fuzzing of the parsers by atheris, which is installed for it. FUZZ_SECONDS=60 each.
 fuzz: $(VENV)/.stamp-fuzz
