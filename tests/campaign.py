@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,20 +129,23 @@ def run(name: str, part: Part) -> bool:
     if path.exists() and not json.loads(path.read_text())["failed"]:
         return True
     print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(part.args)}", flush=True)
+    home = tempfile.mkdtemp(prefix=f"meles-{name}-")  # its own, and kept when it failed
     log, note, began = DONE / f"{name}.log", DONE / f"{name}.rows", time.monotonic()
     environ = {**os.environ, **part.environ, "MELES_TALLY": str(note)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "1"]
+    command += ["--timeout", "3000", "--basetemp", f"{home}/tests", *part.args]
     with log.open("wb") as out:
         code = subprocess.run(
-            [*command, "--timeout", "3000", *part.args], cwd=ROOT, env=environ, stdout=out,
-            stderr=subprocess.STDOUT, check=False,
+            command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT, check=False,
         ).returncode  # fmt: skip
     rows = json.loads(note.read_text()) if note.exists() else {"rows": {}, "skipped": []}
     note.unlink(missing_ok=True)
     done = {"commit": commit(), "seconds": round(time.monotonic() - began), "failed": code, **rows}
     path.write_text(json.dumps(done, indent=1))
     if code:
-        print(f"{name} FAILED, see {log}", flush=True)
+        print(f"{name} FAILED, see {log} and {home}", flush=True)
+    else:
+        shutil.rmtree(home, ignore_errors=True)
     return code == 0
 
 

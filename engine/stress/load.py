@@ -27,7 +27,9 @@ Runs in: a process of its own, the supervisor of the directory while it lives.
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import math
 import os
 import random
 import signal
@@ -59,6 +61,7 @@ KEYS: Final = [*SHARED, *MARKERS, *(key for keys in OWN for key in keys)]
 COUNTERS: Final = {"flusher": "flushes", "compactor": "compactions", "value_gc": "gc_runs"}
 _AT_WORK: Final = ("idle", "busy")  # one that starts is given longer than a test waits
 _BUSY_WAIT: Final = 2.0  # seconds to wait for a worker to be busy before an idle one will do
+_OVERDUE: Final = 60.0  # seconds for which a successor may be waited for in silence
 _MARKER_BYTES: Final = 40
 _LONGEST_VALUE: Final = 64 << 10
 _PATIENCE: Final = 0.02  # seconds between tries of a patient writer
@@ -286,12 +289,18 @@ class Load:
         os.kill(victim.pid or 0, how)
         before = getattr(self.db.stats(), COUNTERS[kind])
         say("killed", kind, victim.pid, victim.state)
+        overdue = time.monotonic() + _OVERDUE
         while not self.stopping.wait(0.005):
             workers = {w.name: w for w in self.db.workers()}
             back = workers[victim.name].pid not in (None, victim.pid)
             if back and getattr(self.db.stats(), COUNTERS[kind]) > before + 1:
                 say("replaced", kind)
                 return
+            if time.monotonic() > overdue:
+                overdue = math.inf
+                state = f"{kind} is not replaced: {workers}, {self.counters()}\n"
+                os.write(2, state.encode())
+                faulthandler.dump_traceback(all_threads=True)
 
     # -- the run ---------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ tried every second.
 from __future__ import annotations
 
 import errno
-import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -101,13 +100,13 @@ class Restarts:
 class Silence:
     """How long a worker may be silent, not counting the time for which we slept ourselves.
 
-    `look_at` is when the loop meant to look next, `looked_at` when it last did. A process that was
-    stopped, or a machine that was frozen, finds all workers silent for as long as it slept. What
-    came before does count: a host that is late again and again still notices who hangs.
+    `look_at` is when the loop meant to look next. A process that was stopped, or a machine that was
+    frozen, finds all workers silent for as long as it slept. No more than it came too late is
+    forgiven: a host that is late each time still notices who hangs, in some multiple of the
+    time-out. What of a sleep lay before the look was due counts, at most LOOK_SHARE.
     """
 
     hang_timeout: float
-    looked_at: float = -math.inf
     look_at: float | None = None
 
     def plan(self, now: float, due: float) -> float:
@@ -117,9 +116,9 @@ class Silence:
 
     def slept(self, now: float) -> float:
         """Looking now: the seconds up to now in which silence proves nothing."""
-        late = self.look_at is not None and now - self.look_at > self.hang_timeout * SLEPT_SHARE
-        since, self.looked_at, self.look_at = self.looked_at, now, None
-        return now - since if late else 0.0
+        look_at, self.look_at = self.look_at, None
+        late = 0.0 if look_at is None else now - look_at
+        return late if late > self.hang_timeout * SLEPT_SHARE else 0.0
 
     def silent(self, now: float, heard_at: float) -> bool:
         return now - heard_at >= self.hang_timeout
