@@ -240,18 +240,14 @@ class Crew:
         return max(self._options.boot_timeout, self._options.hang_timeout)
 
     def _look(self) -> None:
-        """Condemn the silent. While this loop slept itself nobody was, and what they have said
-        before they are asked for is heard first: a late loop may not have come to it.
-        """
+        """Condemn the silent. While this loop slept itself nobody was."""
         now = self._clock()
         slept = self._silence.slept(now)
         for worker in self.workers:
             if worker.phase not in ALIVE:
                 continue
             worker.forgive(slept, now)
-            if self._due(worker) <= now and worker.child is not None:
-                self._on_answers(worker, worker.child.pid)
-            if worker.phase in ALIVE and self._due(worker) <= now:
+            if self._due(worker) <= now:
                 self._condemn(worker, self._accusation(worker, now))
         self._plan_look(now)
 

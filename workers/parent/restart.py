@@ -30,8 +30,10 @@ WORRYING_DEATHS: Final = 3  # in a row, of one worker: worth a word in health()
 STUCK_FACTOR: Final = (
     4.0  # hang timeouts without progress of a worker that still beats: a slow disk
 )
-SLEPT_SHARE: Final = 0.5  # of the hang timeout: a loop later than this was asleep itself
-LOOK_SHARE: Final = 0.25  # of the hang timeout: at the latest after so long the next look is due
+# Of the hang timeout. With the gap between two beats, a third of it at most, they are less than all
+# of it: however late a look comes, a worker that beats is not taken for silent.
+SLEPT_SHARE: Final = 0.25  # a loop later than this was asleep itself
+LOOK_SHARE: Final = 0.25  # at the latest after so long the next look is due
 
 
 @dataclass(slots=True)
