@@ -42,8 +42,7 @@ def compaction(report: Report, rounds: int, sizes: tuple[int, ...] = (100, 1024,
                 name = f"compaction, {value_bytes:,} B: MB/s to RocksDB's"
                 report.want(name, found, 1.0, 3.0)
             else:
-                word = "reached" if found >= 1 else "not reached"
-                report.say(f"  aim compaction, {value_bytes:,} B: MB/{unit}: {found:.2f} x, {word}")
+                report.aim(f"compaction, {value_bytes:,} B: MB/{unit}: {found:.2f} x", found >= 1)
         for name, rates in (("meles", ours), ("rocksdict", theirs)):
             curve[name][str(value_bytes)] = [rate for rate, _ in rates]
     report.keep("compaction", curve)

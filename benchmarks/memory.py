@@ -57,10 +57,10 @@ def show(title: str, held: dict[str, Any], report: Report) -> None:
     for moment, sums in held["meles"].items():
         for kind in ("own", "rss"):
             found = sums[kind] / max(MIB, held["rocksdict"][moment][kind])
-            word = "reached" if found <= MOST else "not reached"
-            report.say(
-                f"  aim {title}: {kind} of host and workers {moment}, at most {MOST} x "
-                f"rocksdict's: {found:.2f} x, {word}"
+            report.aim(
+                f"{title}: {kind} of host and workers {moment}, at most {MOST} x "
+                f"rocksdict's: {found:.2f} x",
+                found <= MOST,
             )
 
 

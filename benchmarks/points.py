@@ -184,5 +184,4 @@ def show(load: Load, rates: Rates, report: Report) -> None:
         elif least:
             report.want(f"{title}: {operation}, rate to {peer}'s", found, least, aim)
         else:
-            word = "reached" if found >= 1 else "not reached"
-            report.say(f"  aim {title}: {operation}, rate to {peer}'s: {found:.2f} x, {word}")
+            report.aim(f"{title}: {operation}, rate to {peer}'s: {found:.2f} x", found >= 1)

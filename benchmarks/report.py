@@ -83,6 +83,10 @@ class Report:
         self.targets.append(target)
         self.say(f"  target {target.line()}")
 
+    def aim(self, what: str, reached: bool) -> None:
+        """A figure that is hoped for, and no target."""
+        self.say(f"  aim {what}, {'reached' if reached else 'not reached'}")
+
     def keep(self, name: str, data: Any) -> Path:
         """Write figures as JSON; the path without a suffix, for a plot beside it.
 

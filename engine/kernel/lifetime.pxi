@@ -22,7 +22,6 @@ cdef class Mark:
     """
 
     cdef readonly uint64_t ts
-    cdef uint64_t _held          # from before `ts` was read, so not above it
     cdef double _since           # monotonic seconds
     cdef unsigned long _thread
     cdef bint _watched
@@ -72,26 +71,22 @@ cdef class Readers:
     def __cinit__(self, Published clock not None):
         self.clock = clock
 
-    cdef Mark hold(self, at, bint watched):
+    cpdef Mark begin(self, at=None, bint watched=False):
+        """A new reader of the snapshot `at`, or of everything published."""
         cdef Mark mark = Mark.__new__(Mark)
-        mark._held = self.clock.ts if at is None else at
+        mark.ts = self.clock.ts if at is None else at
         mark._since, mark._thread, mark._watched = monotonic_now(), PyThread_get_thread_ident(), watched
         mark._older, mark._readers = self._newest, self
         if self._newest != NULL:
             (<Mark>self._newest)._newer = <PyObject*>mark
-        self._newest = <PyObject*>mark
-        mark.ts = self.clock.ts if at is None else mark._held
+        self._newest = <PyObject*>mark           # in force, and nobody ran since `ts` was read
         return mark
-
-    def begin(self, at=None, bint watched=False):
-        """A new reader of the snapshot `at`, or of everything published."""
-        return self.hold(at, watched)
 
     def oldest(self, uint64_t published):
         """The oldest snapshot in use, `published` when that is older or there is none."""
         cdef PyObject* at = self._newest
         while at != NULL:
-            published = min(published, (<Mark>at)._held)
+            published = min(published, (<Mark>at).ts)
             at = (<Mark>at)._older
         return published
 
@@ -104,7 +99,7 @@ cdef class Readers:
             found.append(<Mark>at)
             at = (<Mark>at)._older
         found.reverse()
-        return [(mark._held, mark._since, mark._thread) for mark in found]
+        return [(mark.ts, mark._since, mark._thread) for mark in found]
 
 
 @cython.final
@@ -154,7 +149,7 @@ cdef class Lifetime(EntryBuffer):
         self._large_limit, self._large_shift = terms.large_limit, NO_PART
         self._count_limit = NO_COUNT_LIMIT
         self._writes, self._special = {}, {}
-        self._mark = terms.readers.hold(at, True)
+        self._mark = terms.readers.begin(at, True)
         self._read_ts = self._mark.ts
         self._terms = terms
         self._collecting = update and not terms.namespaces

@@ -52,6 +52,7 @@ class Engine:
         self.readers = readers(self.clock)
         self.terms = terms(self.readers, 1000, 100, 500, conflicts, managed, namespaces)
         self.writer: Any = self
+        self.log: list[object] = []  # which hooks were called
         mapping = mmap.mmap(-1, 8192)
         self.index = index(mapping, HEADER_BYTES, HEADER.seed, writable=True)
         self.plain: Any = plain_writer(lock(), self.clock, self.index)  # declines until `takes`
@@ -65,7 +66,7 @@ def txn_class(kernel: Any) -> Any:
     class Txn(kernel[3]):  # type: ignore[misc]
         @property
         def log(self) -> list[object]:
-            return LOGS.setdefault(id(self._engine), [])
+            return self._engine.log  # type: ignore[no-any-return]
 
         def _check(self) -> None:
             raise RuntimeError("ended" if self._engine.clock.ended else "finished")
@@ -93,12 +94,8 @@ def txn_class(kernel: Any) -> Any:
     return Txn
 
 
-LOGS: dict[int, list[object]] = {}
-
-
 @pytest.fixture
 def engine(kernel: Any) -> Any:
-    LOGS.clear()
     return Engine(kernel)
 
 
@@ -340,7 +337,6 @@ def test_what_is_not_plain_takes_the_long_way(kernel: Any, engine: Any) -> None:
 @pytest.mark.parametrize("plain", [False, True])
 def test_iterators_and_namespaces_are_seen_to_before(kernel: Any, plain: bool) -> None:
     for namespaces in (False, True):
-        LOGS.clear()
         engine = Engine(kernel, namespaces=namespaces)
         txn = txn_class(kernel)(engine, update=True)
         assert txn._collecting is not namespaces
