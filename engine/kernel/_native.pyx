@@ -51,6 +51,8 @@ cdef extern from "crc32c.h" nogil:
     bint upper_halves_in_use()
     void crc32c_prepare()
     uint32_t crc_by(int way, const uint8_t* at, size_t size, uint32_t crc)
+    uint32_t crc_copied_by(int way, uint8_t* to, const uint8_t* at, size_t size, uint32_t crc)
+    uint32_t crc32c_extend_copied(uint8_t* to, const uint8_t* at, size_t size, uint32_t crc)
     uint32_t crc32c_extend(const uint8_t* at, size_t size, uint32_t crc)
 
 cdef extern from "Python.h" nogil:
@@ -117,10 +119,26 @@ def crc32c_leaves_halves(const uint8_t[::1] data not None, uint32_t start=0):
     """Whether a checksum by folding leaves the processor in a state that slows down what follows;
     for the tests.
     """
+    cdef bytes copy
     if crc_way != CRC_BY_FOLDING or not data.shape[0]:
         raise ValueError("nothing is folded")
+    copy = PyBytes_FromStringAndSize(NULL, data.shape[0])
     crc_by(crc_way, &data[0], data.shape[0], start)
+    if upper_halves_in_use():
+        return True
+    crc_copied_by(
+        crc_way, <uint8_t*>PyBytes_AS_STRING(copy), &data[0], data.shape[0], start
+    )
     return upper_halves_in_use()
+
+
+def crc32c_copied(const uint8_t[::1] data not None, uint32_t start=0, *, int way=crc_way):
+    """CRC-32C of the bytes, and the bytes, copied while it was taken; for the tests."""
+    cdef Py_ssize_t size = data.shape[0]
+    cdef bytes copy = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(copy)
+    start = ~crc_copied_by(min(way, crc_way), to, &data[0] if size else to, size, ~start)
+    return start, copy
 
 
 def key_hash(bytes key not None):
@@ -132,6 +150,7 @@ include "mapped.pxi"
 include "block.pxi"
 include "table_blocks.pxi"
 include "log_index.pxi"
+include "recycler.pxi"
 include "values.pxi"
 include "plain_writer.pxi"
 include "lifetime.pxi"

@@ -140,6 +140,7 @@ cdef class LazyValues:
     cdef list _at_hand           # the values, or the address of one that no file of the map has
     cdef Wanted* _wanted
     cdef ValueMap _map
+    cdef Recycler _spare
     cdef PyObject* _file         # what the map has as `_logical`, the file of the entry before
     cdef uint32_t _logical
     cdef Py_ssize_t _room
@@ -150,6 +151,7 @@ cdef class LazyValues:
         if len(at_hand) > room:
             raise IndexError("more values than a batch has")
         self._at_hand, self._map, self._room = at_hand, map, room
+        self._spare = Recycler()
         self._wanted = <Wanted*>calloc(room, sizeof(Wanted))
         if self._wanted == NULL:
             raise MemoryError
@@ -202,7 +204,7 @@ cdef class LazyValues:
             value = self._at_hand[at]
         elif wanted.file != NULL:
             value = (<ValueFile>wanted.file).fetch_at(
-                wanted.place, wanted.pointer, wanted.version, &later
+                wanted.place, wanted.pointer, wanted.version, &later, self._spare
             )
         else:
             value = self._map._elsewhere(self._at_hand[at], wanted.version)

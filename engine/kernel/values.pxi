@@ -114,7 +114,7 @@ cdef class ValueFile:
         nothing.at = NULL
         if self._reaches(place):
             prefetch_all(self._mapping.base + place, asked_bytes(pointer))
-        return self.fetch_at(place, pointer, version, &nothing)
+        return self.fetch_at(place, pointer, version, &nothing, None)
 
     cdef inline bint _reaches(self, int64_t place) noexcept:
         return self._mapping is not None and 0 <= place < <int64_t>self._end
@@ -141,15 +141,16 @@ cdef class ValueFile:
         return lines
 
     cdef object fetch_at(
-        self, int64_t place, const uint8_t* pointer, uint64_t version, Lines* later,
+        self, int64_t place, const uint8_t* pointer, uint64_t version, Lines* later, Recycler spare,
     ):
         """As `fetch`, when `_place` was asked already. In the middle of it a part of what is needed
-        `later` is asked for.
+        `later` is asked for. The bytes may be `spare` ones.
         """
+        cdef bytes value
+        cdef uint8_t* to
         cdef uint32_t offset = load32(pointer + 4), length = load32(pointer + 8), crc
         cdef Mapped hold = self._mapping
         cdef const uint8_t* at
-        cdef uint64_t size = <uint64_t>length + VALUE_HEAD_BYTES - 8
         if self._beyond is not None and <uint64_t>place + VALUE_HEAD_BYTES + length > self._end:
             return self._beyond(
                 PyBytes_FromStringAndSize(<const char*>pointer, POINTER_BYTES), version
@@ -166,16 +167,22 @@ cdef class ValueFile:
         if load64(at + 8) != version:
             raise self._damaged("entry has another version than was written", place)
         crc = crc32c_extend(pointer, POINTER_BYTES, 0)
+        crc = crc32c_extend(at + 8, 8, crc)
+        if spare is not None:
+            value = spare.take(length)
+        else:
+            value = PyBytes_FromStringAndSize(NULL, length)
+        to = <uint8_t*>PyBytes_AS_STRING(value)
         if length >= LONG_VALUE:
             with nogil:                          # `hold` keeps the mapping
-                crc = crc32c_extend(at + 8, size, crc)
+                crc = crc32c_extend_copied(to, at + VALUE_HEAD_BYTES, length, crc)
         else:
-            crc = crc32c_extend(at + 8, size, crc)
+            crc = crc32c_extend_copied(to, at + VALUE_HEAD_BYTES, length, crc)
         ask_part(later)
         hold.used(place, VALUE_HEAD_BYTES + length)
         if load32(at) != crc:
             raise self._damaged("value checksum does not match", place)
-        return PyBytes_FromStringAndSize(<const char*>at + VALUE_HEAD_BYTES, length)
+        return value
 
 
 @cython.no_gc_clear              # `file_of` lends what is in it
@@ -293,8 +300,9 @@ cdef class ValueAppender:
     cdef inline void _join(
         self, uint8_t* to, bytes value, Py_ssize_t copied, uint64_t offset, uint64_t version
     ) noexcept:
-        """The first `copied` bytes of the entry that is to lie at `offset`."""
+        """The first `copied` bytes, all or the head, of the entry that is to lie at `offset`."""
         cdef uint8_t seeded[SEEDED_BYTES]
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(value)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
         cdef uint32_t crc
         store32(seeded, self.file_id)
@@ -302,10 +310,13 @@ cdef class ValueAppender:
         store32(seeded + 8, size)
         store64(seeded + 12, version)
         crc = crc32c_extend(seeded, SEEDED_BYTES, 0)
-        store32(to, crc32c_extend(<const uint8_t*>PyBytes_AS_STRING(value), size, crc))
+        if copied > VALUE_HEAD_BYTES:
+            crc = crc32c_extend_copied(to + VALUE_HEAD_BYTES, data, size, crc)
+        else:
+            crc = crc32c_extend(data, size, crc)
+        store32(to, crc)
         store32(to + 4, size)
         store64(to + 8, version)
-        memcpy(to + VALUE_HEAD_BYTES, PyBytes_AS_STRING(value), copied - VALUE_HEAD_BYTES)
 
     cdef _write_part(self, bytes chunk, Py_ssize_t used, uint64_t offset):
         self._pwrite(chunk if used == PyBytes_GET_SIZE(chunk) else memoryview(chunk)[:used], offset)

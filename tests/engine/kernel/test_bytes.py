@@ -67,6 +67,17 @@ def test_crc32c_of_zeros_and_ones() -> None:
                 assert NATIVE.crc32c(byte * size, 7, way=way) == expected
 
 
+@ways
+def test_what_is_copied_is_what_was_summed(data: bytes, way: int) -> None:
+    needs_way(way)
+    view = memoryview(data)
+    for size in (*range(1100), *range(1100, MOST + 1, 61)):
+        part = view[size % 32 : size % 32 + size]
+        found, copy = NATIVE.crc32c_copied(part, 5, way=way)
+        assert found == crc32c_library.crc32c(part, 5)
+        assert copy == part
+
+
 def test_folding_puts_the_upper_halves_away(data: bytes) -> None:
     """All that follows is several times slower otherwise, in the interpreter and in libraries."""
     needs_way(2)
