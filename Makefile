@@ -16,7 +16,7 @@ KERNEL_SOURCES := $(wildcard engine/kernel/*.pyx engine/kernel/*.pxi engine/kern
 KERNEL_BUILT := engine/kernel/_native.*.so
 KERNEL := $(PY) -P -c 'import meles.engine.kernel as k; exit(k.choose({}) is None)'
 ASAN := .asan
-ASAN_TESTS := tests/contract $(addprefix tests/engine/,kernel table memtable iterators txn vlog)
+ASAN_TESTS := tests/contract tests/api/test_kept_values.py $(addprefix tests/engine/,kernel table memtable iterators txn vlog)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
 
 .PHONY: run test test-native test-python test-long test-asan campaign fuzz planted check types bench bench-space clean distclean

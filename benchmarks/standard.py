@@ -3,7 +3,7 @@
     python benchmarks/standard.py [points] [compaction] [ingest] [latency] [startup] [curves]
     python benchmarks/standard.py --quick          # all parts, small: does it work?
     python benchmarks/standard.py --scaling        # 10 k to 10 M entries, not in the standard set
-    python benchmarks/standard.py --large          # 2 M x 1 KiB, not in the standard set
+    python benchmarks/standard.py --large          # 2 M x 1 KiB and 5 GB, not in the standard set
 
 Runs in: one process and the workers it supervises; engines take turns in the same run, so that a
 noisy machine is noisy for all of them. Figures are medians over the rounds.
@@ -31,6 +31,7 @@ ROUNDS = 5
 Sizes = tuple[tuple[int, int, int], ...]  # entries, bytes of a value, sample (`points.Load`)
 FULL: Sizes = ((300_000, 100, 0), (300_000, 1024, 0), (2_000_000, 100, 200_000))
 LARGE: Sizes = ((2_000_000, 1024, 200_000),)
+LARGE_INGEST = 5.0  # GB
 QUICK: Sizes = ((20_000, 100, 0), (5_000, 1024, 0), (50_000, 100, 10_000))
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
@@ -94,7 +95,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help=f"of each part, default {ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="small sizes, two rounds")
     parser.add_argument("--scaling", action="store_true", help="10 k to 10 M entries instead")
-    parser.add_argument("--large", action="store_true", help="2 M entries of 1 KiB instead")
+    parser.add_argument("--large", action="store_true", help="2 M x 1 KiB and 5 GB instead")
     args = parser.parse_args()
     rounds = args.rounds or (2 if args.quick else ROUNDS)
     report = Report()
@@ -105,6 +106,7 @@ def main() -> int:
         curves.scaling(report, sizes, [n for n in installed() if n != "sqlite3"])
     if args.large:
         _points_at(report, LARGE, rounds)
+        ingest.sustained(report, rounds, 0.02 if args.quick else LARGE_INGEST)
     for name in () if args.scaling or args.large else args.parts or PARTS:
         report.say(f"-- {name}, after {time.monotonic() - began:.0f} s")
         PARTS[name](report, args.quick, rounds)

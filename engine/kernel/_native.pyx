@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: freethreading_compatible=False
-"""The hot paths, compiled. Every class and function here has a readable twin in Python, named in the
+"""The hot paths, compiled. What can be told from outside has a readable twin in Python, named in the
 file it lives in, and the tests/contract suites hold both to the same results.
 
 Runs in: supervisor and workers.

@@ -155,36 +155,36 @@ static inline __attribute__((target("avx512f"))) __m512i crc_fold_by(int n) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)crc_folds[n]));
 }
 
-#define CRC_FOLDING target("avx512f,vpclmulqdq,sse4.2")
+#define CRC_FOLDING_TARGET target("avx512f,vpclmulqdq,sse4.2")
 
-/* 64 bytes, which are copied on the way where there is a `to`. */
-static inline __attribute__((always_inline, CRC_FOLDING)) __m512i crc_next(
-    uint8_t *to, const uint8_t *at, size_t offset) {
+/* 64 bytes, copied on the way if `copies`. */
+static inline __attribute__((always_inline, CRC_FOLDING_TARGET)) __m512i crc_next(
+    int copies, uint8_t *to, const uint8_t *at, size_t offset) {
     __m512i next = _mm512_loadu_si512(at + offset);
-    if (to) _mm512_storeu_si512(to + offset, next);
+    if (copies) _mm512_storeu_si512(to + offset, next);
     return next;
 }
 
-/* `size` is at least 256. Made twice, with and without `to`. */
-static inline __attribute__((always_inline, CRC_FOLDING)) uint32_t crc_fold(
-    uint8_t *to, const uint8_t *at, size_t size, uint32_t crc) {
-    __m512i a = crc_next(to, at, 0), b = crc_next(to, at, 64);
-    __m512i c = crc_next(to, at, 128), d = crc_next(to, at, 192);
+/* `size` is at least 256. `copies` is a constant, and `to` nothing where it is 0. */
+static inline __attribute__((always_inline, CRC_FOLDING_TARGET)) uint32_t crc_fold(
+    int copies, uint8_t *to, const uint8_t *at, size_t size, uint32_t crc) {
+#define NEXT(offset) crc_next(copies, to, at, offset)
+    __m512i a = NEXT(0), b = NEXT(64), c = NEXT(128), d = NEXT(192);
     __m512i by = crc_fold_by(0);
     __m512i start = _mm512_inserti32x4(_mm512_setzero_si512(), _mm_cvtsi32_si128((int)crc), 0);
     size_t n = 256;
     a = _mm512_xor_si512(a, start);
     for (; size - n >= 256; n += 256) {
-        a = _mm512_xor_si512(CRC_FOLD(a, by), crc_next(to, at, n));
-        b = _mm512_xor_si512(CRC_FOLD(b, by), crc_next(to, at, n + 64));
-        c = _mm512_xor_si512(CRC_FOLD(c, by), crc_next(to, at, n + 128));
-        d = _mm512_xor_si512(CRC_FOLD(d, by), crc_next(to, at, n + 192));
+        a = _mm512_xor_si512(CRC_FOLD(a, by), NEXT(n));
+        b = _mm512_xor_si512(CRC_FOLD(b, by), NEXT(n + 64));
+        c = _mm512_xor_si512(CRC_FOLD(c, by), NEXT(n + 128));
+        d = _mm512_xor_si512(CRC_FOLD(d, by), NEXT(n + 192));
     }
     by = crc_fold_by(1);
     b = _mm512_xor_si512(CRC_FOLD(a, by), b);
     c = _mm512_xor_si512(CRC_FOLD(b, by), c);
     d = _mm512_xor_si512(CRC_FOLD(c, by), d);
-    for (; size - n >= 64; n += 64) d = _mm512_xor_si512(CRC_FOLD(d, by), crc_next(to, at, n));
+    for (; size - n >= 64; n += 64) d = _mm512_xor_si512(CRC_FOLD(d, by), NEXT(n));
     /* the first three quarters over what is behind each of them */
     a = CRC_FOLD(d, _mm512_maskz_loadu_epi64(0x3F, crc_folds[2]));
     __m128i left = _mm_xor_si128(
@@ -195,18 +195,20 @@ static inline __attribute__((always_inline, CRC_FOLDING)) uint32_t crc_fold(
     /* Said by hand: GCC leaves it out before a tail call, and then each SSE instruction that comes
        waits until the upper halves are put away, 60 to 80 ns a time. */
     _mm256_zeroupper();
-    if (to) memcpy(to + n, at + n, size - n);
-    return crc_by_instruction(at + n, size - n, (uint32_t)rest);
+    if (copies) at = memcpy(to + n, at + n, size - n); /* what is summed is the copy */
+    else at += n;
+    return crc_by_instruction(at, size - n, (uint32_t)rest);
+#undef NEXT
 }
 
-__attribute__((CRC_FOLDING)) static uint32_t crc_by_folding(
+__attribute__((CRC_FOLDING_TARGET)) static uint32_t crc_by_folding(
     const uint8_t *at, size_t size, uint32_t crc) {
-    return crc_fold(NULL, at, size, crc);
+    return crc_fold(0, NULL, at, size, crc);
 }
 
-__attribute__((CRC_FOLDING)) static uint32_t crc_copied_by_folding(
+__attribute__((CRC_FOLDING_TARGET)) static uint32_t crc_copied_by_folding(
     uint8_t *to, const uint8_t *at, size_t size, uint32_t crc) {
-    return crc_fold(to, at, size, crc);
+    return crc_fold(1, to, at, size, crc);
 }
 #endif
 
@@ -226,16 +228,15 @@ static uint32_t crc_copied_by(int way, uint8_t *to, const uint8_t *at, size_t si
     if (way >= CRC_BY_FOLDING && size >= CRC_FOLDED)
         return crc_copied_by_folding(to, at, size, crc);
 #endif
-    crc = crc_by(way, at, size, crc);
-    memcpy(to, at, size);
-    return crc;
+    return crc_by(way, memcpy(to, at, size), size, crc);
 }
 
 static uint32_t crc32c_extend(const uint8_t *at, size_t size, uint32_t crc) {
     return ~crc_by(crc_way, at, size, ~crc);
 }
 
-/* As `crc32c_extend`, and what it reads is copied to `to`: by folding, each byte is loaded once. */
+/* As `crc32c_extend`, copied to `to` on the way. Each byte is loaded from `at` once: what is summed is
+   the copy, whatever becomes of the file meanwhile. */
 static uint32_t crc32c_extend_copied(uint8_t *to, const uint8_t *at, size_t size, uint32_t crc) {
     return ~crc_copied_by(crc_way, to, at, size, ~crc);
 }

@@ -7,9 +7,9 @@
 
 /* Whether the caller's reference is the only one, and stays it while the caller has the GIL. */
 static inline int has_one_owner(PyObject *thing) {
-#ifdef Py_GIL_DISABLED
+#if defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
     (void)thing;
-    return 0; /* another thread may be about to take one */
+    return 0; /* another thread may be about to take one; or counts say nothing */
 #else
     return Py_REFCNT(thing) == 1;
 #endif
@@ -20,7 +20,7 @@ static inline void renew_bytes(PyObject *data, Py_ssize_t size) {
     Py_SET_SIZE((PyVarObject *)data, size);
     PyBytes_AS_STRING(data)[size] = 0;
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* for whom builds on it, not for this */
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* ob_shash, as part of the API */
     ((PyBytesObject *)data)->ob_shash = -1;
 #pragma GCC diagnostic pop
 }

@@ -132,7 +132,7 @@ cdef struct Wanted:              # a value of the value log
 
 cdef class LazyValues:
     """A batch's values. Those of the value log are read when they are asked for, in order: so each
-    is made where the one before it was, in memory that is near.
+    is made where an earlier one was, in memory that is near.
 
     The Python twin is `LazyValuesPy` in txn/batches.py.
     """

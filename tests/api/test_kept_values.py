@@ -7,45 +7,55 @@ from __future__ import annotations
 
 import ctypes
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import meles
 import pytest
+from twins import NATIVE, needs_native
 
 OpenDB = Callable[..., meles.DB]
-COUNT = 300
-# below, at and above what is made over; equal, somewhat shorter, much shorter, and the reverse
-SIZES = [511, 512, 600, 900, 990, 1000, 1000, 1010, 1100, 5000, 16_384, 16_400, 1 << 17, 131_073]
+# below, at and above what is recycled; equal, somewhat shorter, much shorter, and the reverse
+SIZES = [500, 959, 960, 990, 1000, 1000, 1010, 1100, 5000, 16_384, 16_400, 1 << 17, 131_073]
 
 
 def text(rng: random.Random, size: int) -> bytes:
+    """No two alike, and no zero in it."""
     return bytes(rng.choices(range(1, 256), k=8)) * (size // 8) + b"~" * (size % 8)
 
 
-@pytest.fixture(scope="module", params=["equal", "mixed"])
+@pytest.fixture(scope="module", params=["equal", "alternating", "mixed"])
 def expected(request: pytest.FixtureRequest) -> list[bytes]:
     rng = random.Random(4)
-    sizes = [1024] * len(SIZES) if request.param == "equal" else SIZES
-    return [text(rng, rng.choice(sizes)) for _ in range(COUNT)]
+    if request.param == "mixed":
+        return [text(rng, rng.choice(SIZES)) for _ in range(400)]
+    sizes = (1100, 1020) if request.param == "alternating" else (1024,)
+    return [text(rng, sizes[nth // 2 % len(sizes)]) for nth in range(3000)]
 
 
 @pytest.fixture
 def values(open_db: OpenDB, expected: list[bytes]) -> Callable[[], Iterator[bytes]]:
-    """Begins a scan; all are in sealed files of the value log, or in the one being written."""
-    db = open_db(value_threshold=500)
+    """Begins a scan over files of the value log: full ones, and one that is mapped as it grows."""
+    db = open_db(value_threshold=500, value_log_file_size="1MiB")
     for nth, value in enumerate(expected):
         db[b"%04d" % nth] = value
     db.flush()
+    assert len(list(Path(db.path).glob("*.vlog"))) >= 3
     return db.values
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
 def test_kept_in_a_list(values: Any, expected: list[bytes], share: float) -> None:
     rng = random.Random(share)
-    kept = [(nth, value) for nth, value in enumerate(values()) if rng.random() < share]
-    assert all(value == expected[nth] for nth, value in kept)
+    kept = []
+    for value, wanted in zip(values(), expected, strict=True):
+        assert value == wanted
+        if rng.random() < share:
+            kept.append((value, wanted))
+    assert all(value == wanted for value, wanted in kept)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
@@ -77,3 +87,65 @@ def test_scans_side_by_side(values: Any, expected: list[bytes]) -> None:
     for first, second, wanted in zip(values(), values(), expected, strict=True):
         assert first == second == wanted
         assert first is not second
+
+
+def test_threads_that_share_the_values_of_a_batch(open_db: OpenDB) -> None:
+    """Long values are copied without the GIL: what another thread takes meanwhile is another's."""
+    rng = random.Random(2)
+    expected = [text(rng, 20_000) for _ in range(100)]
+    db = open_db(value_threshold=500, value_log_file_size="1MiB")
+    for nth, value in enumerate(expected):
+        db[b"%04d" % nth] = value
+    db.flush()
+    items = db.items()
+    assert next(items) == (b"0000", expected[0])
+    shared: Any = items._values  # type: ignore[attr-defined]
+    wrong: list[int] = []
+
+    def look() -> None:
+        for _ in range(20):
+            wrong.extend(at for at in range(len(shared)) if shared[at] != expected[at])
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_damage_leaves_what_was_given(open_db: OpenDB) -> None:
+    """The bytes of a value that turns out to be damaged were those of an earlier one."""
+    db = open_db(value_threshold=500, value_log_file_size="1MiB")
+    rng = random.Random(3)
+    expected = [text(rng, 1024) for _ in range(1200)]
+    for nth, value in enumerate(expected):
+        db[b"%04d" % nth] = value
+    db.flush()
+    path = min(Path(db.path).glob("*.vlog"))
+    at = path.read_bytes().index(expected[7]) + 1000
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\0")
+    items = iter(db.values())
+    given = [next(items) for _ in range(5)]
+    for wanted in expected[5:7]:
+        assert next(items) == wanted
+    with pytest.raises(meles.CorruptionError, match="checksum"):
+        next(items)
+    assert given == expected[:5]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("first", "later", "again"),
+    [
+        (1024, 1024, True), (960, 960, True), (1 << 17, 1 << 17, True), (1100, 1000, True),
+        (959, 959, False), ((1 << 17) + 1, (1 << 17) + 1, False),  # out of bounds
+        (1000, 1001, False), (1000, 1100, False),  # no room
+        (1127, 1000, False), (1125, 1000, True),  # too much of it would be left over
+    ],
+)  # fmt: skip
+def test_whether_bytes_are_used_again(first: int, later: int, again: bool) -> None:
+    assert NATIVE.recycles(first, later) == again
+    assert not NATIVE.recycles(first, later, kept=True)

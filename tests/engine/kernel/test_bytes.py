@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from itertools import product
 
@@ -76,6 +77,7 @@ def test_what_is_copied_is_what_was_summed(data: bytes, way: int) -> None:
         found, copy = NATIVE.crc32c_copied(part, 5, way=way)
         assert found == crc32c_library.crc32c(part, 5)
         assert copy == part
+        assert ctypes.string_at(copy, size + 1)[size] == 0  # what is behind it
 
 
 def test_folding_puts_the_upper_halves_away(data: bytes) -> None:
@@ -88,6 +90,7 @@ def test_folding_puts_the_upper_halves_away(data: bytes) -> None:
 def test_ways_that_are_none(data: bytes) -> None:
     for way in (-1, -(1 << 31), 3, (1 << 31) - 1):
         assert NATIVE.crc32c(data, way=way) == crc32c_library.crc32c(data)
+        assert NATIVE.crc32c_copied(data, way=way) == (crc32c_library.crc32c(data), data)
 
 
 def test_xxh64_of_every_length(data: bytes) -> None:
