@@ -6,7 +6,6 @@ Runs in: one process and our workers.
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from functools import partial
 from statistics import median
 
 from engines import ENGINES, Meles, make_values
-from points import KEY_BYTES, random_keys, size_name, timed
+from points import KEY_BYTES, random_keys, sample_of, size_name, timed
 from report import MIB, Report, home
 
 Curve = dict[str, dict[str, list[float]]]  # by operation and engine, in microseconds
@@ -41,7 +40,7 @@ def scaling(report: Report, sizes: tuple[int, ...], engines: list[str]) -> None:
 def _costs(name: str, entries: int) -> dict[str, float]:
     """Microseconds of each operation with so many entries; sets go into the full store."""
     keys, values = random_keys(entries, 7), make_values(100)
-    lookups = random.Random(9).sample(keys, min(entries, 100_000))
+    lookups = sample_of(keys, 100_000)
     more = random_keys(min(entries, 200_000), 11)
     with home() as path:
         engine = ENGINES[name](path)

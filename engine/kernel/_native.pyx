@@ -148,6 +148,7 @@ def key_hash(bytes key not None):
 
 include "mapped.pxi"
 include "block.pxi"
+include "key_heads.pxi"
 include "table_blocks.pxi"
 include "log_index.pxi"
 include "recycler.pxi"

@@ -3,6 +3,10 @@
 # The Python twin is read_view.py (`ReadView.find` and `value_of`). Made once per view, on its first
 # lookup; tables are opened one by one, when a key first falls into their range.
 
+cdef enum:
+    MAX_LEVELS = 16              # engine.ids
+
+
 cdef struct Place:
     PyObject* table              # borrowed: the view holds it
     PyObject* blocks             # owned TableBlocks, NULL until first used
@@ -22,6 +26,7 @@ cdef class Points:
     cdef Py_ssize_t _count
     cdef Py_ssize_t _level_zero
     cdef Py_ssize_t* _level_ends # of each level in `_places`
+    cdef KeyHeads* _heads        # of each level's last keys
     cdef Py_ssize_t _levels
     cdef ValueMap _values
     cdef object _now_ms
@@ -31,10 +36,11 @@ cdef class Points:
 
         `values` is a ValueMap, or reads a value by (pointer, version); `now_ms()` is asked for entries that expire.
         """
-        cdef Py_ssize_t nth
+        cdef Py_ssize_t nth, first
         cdef list tables_of = [list(tables) for tables in levels]
         self._places = NULL
         self._level_ends = NULL
+        self._heads = NULL
         self._memtables = memtables.copy()
         for index in self._memtables:
             if not isinstance(index, LogIndex):
@@ -42,6 +48,8 @@ cdef class Points:
         self._tables = [*level_zero]
         self._level_zero = len(self._tables)
         self._levels = len(tables_of)
+        if self._levels > MAX_LEVELS:
+            raise ValueError("more levels than there may be")
         self._level_ends = <Py_ssize_t*>calloc(self._levels + 1, sizeof(Py_ssize_t))
         if self._level_ends == NULL:
             raise MemoryError
@@ -55,6 +63,13 @@ cdef class Points:
         self._bounds = []
         for nth in range(self._count):
             self._fill(nth, self._tables[nth])
+        self._heads = <KeyHeads*>calloc(self._levels + 1, sizeof(KeyHeads))
+        if self._heads == NULL:
+            raise MemoryError
+        first = self._level_zero
+        for nth in range(self._levels):
+            self._make_heads(self._heads + nth, first, self._level_ends[nth])
+            first = self._level_ends[nth]
         self._values = value_map(values)
         self._now_ms = now_ms
 
@@ -69,13 +84,29 @@ cdef class Points:
         self._places[nth].high = <const uint8_t*>PyBytes_AS_STRING(high)
         self._places[nth].high_size = len(high)
 
+    cdef _make_heads(self, KeyHeads* heads, Py_ssize_t first, Py_ssize_t end):
+        cdef Place* tables = self._places + first
+        cdef Py_ssize_t nth, last = end - first - 1
+        if last < 0:
+            return
+        if not heads_begin(
+            heads, last + 1, tables.high, tables.high_size, tables[last].high, tables[last].high_size
+        ):
+            raise MemoryError
+        for nth in range(last + 1):
+            heads_set(heads, nth, tables[nth].high, tables[nth].high_size, 0, 0)
+
     def __dealloc__(self):
         cdef Py_ssize_t nth
+        if self._heads != NULL:
+            for nth in range(self._levels):
+                heads_free(self._heads + nth)
         if self._places != NULL:
             for nth in range(self._count):
                 Py_XDECREF(self._places[nth].blocks)
         free(self._places)
         free(self._level_ends)
+        free(self._heads)
 
     cdef TableBlocks _blocks(self, Place* place):
         cdef TableBlocks blocks
@@ -90,25 +121,29 @@ cdef class Points:
                 place.blocks = <PyObject*>blocks
         return <TableBlocks>place.blocks
 
-    cdef Py_ssize_t _in_level(
-        self, Py_ssize_t first, Py_ssize_t end, const uint8_t* key, size_t size
-    ) noexcept nogil:
+    cdef Py_ssize_t _in_level(self, Py_ssize_t level, const uint8_t* key, size_t size) noexcept nogil:
         """The table of a level that may hold the key, -1 when none may."""
-        cdef Py_ssize_t low = first, high = end, middle
+        cdef Py_ssize_t first = self._level_ends[level - 1] if level else self._level_zero
+        cdef Place* tables = self._places + first
+        cdef size_t low, high, middle, count = self._level_ends[level] - first
+        if not count:
+            return -1
+        low = heads_find(self._heads + level, key, size, &high)
         while low < high:
             middle = (low + high) >> 1
-            if key_compare(self._places[middle].high, self._places[middle].high_size, key, size) < 0:
+            if key_compare(tables[middle].high, tables[middle].high_size, key, size) < 0:
                 low = middle + 1
             else:
                 high = middle
-        if low == end or key_compare(self._places[low].low, self._places[low].low_size, key, size) > 0:
+        if low == count or key_compare(tables[low].low, tables[low].low_size, key, size) > 0:
             return -1
-        return low
+        return first + <Py_ssize_t>low
 
     cdef bint _find(self, bytes key, uint64_t ts, Entry* out, list keep) except -1:
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(key)
         cdef size_t size = PyBytes_GET_SIZE(key)
-        cdef Py_ssize_t nth, level, first
+        cdef Py_ssize_t nth, level, last = -1, block = -1
+        cdef Py_ssize_t found[MAX_LEVELS]
         cdef LogIndex memtable
         cdef TableBlocks blocks
         cdef uint64_t digest
@@ -120,6 +155,17 @@ cdef class Points:
             if memtable.find(at, size, ts, out):
                 return True
         digest = xxh64(at, size)
+        for level in range(self._levels):        # what each of them waits for, all wait for together
+            nth = found[level] = self._in_level(level, at, size)
+            if nth >= 0:
+                last = level
+                if self._places[nth].blocks != NULL:
+                    (<TableBlocks>self._places[nth].blocks).ask(digest)
+        if last >= 0 and self._places[found[last]].blocks != NULL:
+            blocks = <TableBlocks>self._places[found[last]].blocks
+            block = blocks.block_for(at, size)   # most keys are in the last level
+            if block < blocks.count and blocks._base != NULL and blocks.may_hold(digest):
+                blocks.ask_block(block)
         for nth in range(self._level_zero):
             place = self._places + nth
             if (
@@ -129,14 +175,17 @@ cdef class Points:
                 blocks = self._blocks(place)
                 if blocks.may_hold(digest) and blocks.find(at, size, ts, out, keep):
                     return True
-        first = self._level_zero
         for level in range(self._levels):
-            nth = self._in_level(first, self._level_ends[level], at, size)
-            first = self._level_ends[level]
-            if nth >= 0:
-                blocks = self._blocks(self._places + nth)
-                if blocks.may_hold(digest) and blocks.find(at, size, ts, out, keep):
+            if found[level] < 0:
+                continue
+            blocks = self._blocks(self._places + found[level])
+            if not blocks.may_hold(digest):
+                continue
+            if level == last and block >= 0:
+                if blocks.find_from(block, at, size, ts, out, keep, True):
                     return True
+            elif blocks.find(at, size, ts, out, keep):
+                return True
         return False
 
     def find(self, bytes key not None, uint64_t ts):

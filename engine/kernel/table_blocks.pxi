@@ -42,6 +42,7 @@ cdef class TableBlocks:
     cdef const uint8_t* _flags          # u16
     cdef const uint8_t* _keys
     cdef size_t _keys_size
+    cdef KeyHeads _heads                # of the last keys, with offsets and sizes once more
     cdef uint8_t* _checked              # epoch of the last check, 0 = never
     cdef bytes _filter
     cdef const uint8_t* _lines
@@ -66,6 +67,7 @@ cdef class TableBlocks:
         error to raise, `closed()` that for a table let go of. `ValueError` when the index contradicts itself.
         """
         self._checked = NULL
+        self._heads.tops = NULL
         self._base = NULL
         self._parse(index, count, blocks_end)
         self._checked = <uint8_t*>calloc(count, 1)
@@ -131,10 +133,20 @@ cdef class TableBlocks:
             last, before = key, size
             if not load32(self._entries + 4 * nth) or self.flags_of(nth) & ~<uint32_t>FLAG_MASK:
                 raise ValueError("entry counts or flags are not valid")
-        if expected != blocks_end:
+        if expected != blocks_end or blocks_end >> 32:
             raise ValueError("blocks do not join")
+        key = self.last_key(0, &size)
+        last = self.last_key(count - 1, &before)
+        if not heads_begin(&self._heads, count, key, size, last, before):
+            raise MemoryError
+        for nth in range(count):
+            key = self.last_key(nth, &size)
+            heads_set(
+                &self._heads, nth, key, size, <uint32_t>load64(self._offsets + 8 * nth), self._size(nth)
+            )
 
     def __dealloc__(self):
+        heads_free(&self._heads)
         free(self._checked)
 
     def close(self):
@@ -159,9 +171,9 @@ cdef class TableBlocks:
 
     cdef Py_ssize_t block_for(self, const uint8_t* key, size_t size) noexcept nogil:
         """The first block whose last key is >= `key`; `count` when there is none."""
-        cdef Py_ssize_t low = 0, high = self.count, middle
-        cdef size_t found_size
+        cdef size_t low, high, middle, found_size
         cdef const uint8_t* found
+        low = heads_find(&self._heads, key, size, &high)
         while low < high:
             middle = (low + high) >> 1
             found = self.last_key(middle, &found_size)
@@ -193,11 +205,9 @@ cdef class TableBlocks:
         cdef Mapped hold = self._mapping
         if self._base == NULL:
             raise self._closed()
-        offset = load64(self._offsets + 8 * nth)
-        size = self._size(nth) - BLOCK_HEAD_BYTES
+        offset = heads_place(&self._heads, nth)
+        size = heads_size(&self._heads, nth) - BLOCK_HEAD_BYTES
         at = self._base + offset
-        if not scanning:                         # head, columns and keys: a search reads of them all
-            prefetch_all(at, min(size, <uint32_t>SEARCHED_BYTES))
         if at[12] or load32(at + 8) != size or self.sealed:  # a codec, or damage that looks like one
             raw = self._fetch(nth, scanning)
             if not open_payload(<const uint8_t*>PyBytes_AS_STRING(raw), len(raw), out):
@@ -223,6 +233,21 @@ cdef class TableBlocks:
 
     # -- point lookups ---------------------------------------------------------------------------
 
+    cdef inline void ask(self, uint64_t digest) noexcept nogil:
+        """Have the processor fetch what `may_hold` and `block_for` read first."""
+        if self._line_count:
+            prefetch(self._lines + LINE_BYTES * (digest % self._line_count))
+        heads_ask(&self._heads)
+
+    cdef inline void ask_block(self, Py_ssize_t nth) noexcept nogil:
+        """As well what a search in a block reads: its head, columns and keys, and of its other end the
+        page.
+        """
+        cdef const uint8_t* at = self._base + heads_place(&self._heads, nth)
+        cdef uint32_t size = heads_size(&self._heads, nth)
+        prefetch(at + size - 1)
+        prefetch_all(at, min(size, <uint32_t>SEARCHED_BYTES))
+
     cdef inline bint may_hold(self, uint64_t digest) noexcept nogil:
         cdef const uint8_t* line
         if not self._line_count:
@@ -234,12 +259,21 @@ cdef class TableBlocks:
 
     cdef bint find(self, const uint8_t* key, size_t size, uint64_t ts, Entry* out, list keep) except -1:
         """The newest version <= ts of a key, past the filter. `keep` keeps its bytes readable."""
-        cdef Py_ssize_t nth = self.block_for(key, size)
+        return self.find_from(self.block_for(key, size), key, size, ts, out, keep, False)
+
+    cdef bint find_from(
+        self, Py_ssize_t nth, const uint8_t* key, size_t size, uint64_t ts, Entry* out, list keep,
+        bint asked,
+    ) except -1:
+        """As `find`, from the key's block on, which was `asked` for."""
         cdef Payload payload
         cdef size_t last_size
         cdef const uint8_t* last
         cdef int found
         while nth < self.count:
+            if not asked and self._base != NULL:
+                self.ask_block(nth)
+            asked = False
             owner = self.payload(nth, &payload, False)
             found = find_entry(&payload, key, size, ts, out)
             if found > 0:
