@@ -72,8 +72,9 @@ def random_keys(count: int, seed: int) -> list[bytes]:
 
 
 def sample_of(keys: list[bytes], count: int) -> list[bytes]:
-    """Some of the keys, as objects that lie side by side: who looks up with those of 10 M entries waits
-    for each of them, wherever it is in a gigabyte of objects, before any store is asked."""
+    """Some of the keys, as objects that lie side by side: who looks up with those of 10 M entries
+    waits for each, wherever it is in a gigabyte of objects, before any store is asked.
+    """
     chosen = random.Random(9).sample(keys, min(len(keys), count))
     return [bytes(bytearray(key)) for key in chosen]
 
