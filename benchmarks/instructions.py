@@ -1,6 +1,7 @@
 """Instructions that a call takes, counted by callgrind: the same figure on a busy machine.
 
     python benchmarks/instructions.py [set] [write_batch] [get] [items] [transaction]
+    python benchmarks/instructions.py growth        # of a get, from 10 k to 1 M entries
 
 Each runs once with few calls and once with many, in processes of their own; the difference, over
 that of the calls, is what one costs: with the loop around it and what closing does with it (ours
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from engines import ENGINES, installed, make_values
+from points import random_keys, sample_of, size_name
 
 COUNTED = ("meles", "plyvel", "rocksdict")
 FEW, MANY = 2_000, 12_000
+GROWTH = (10_000, 100_000, 1_000_000)
 VALUE_BYTES = 100
 
 
@@ -71,14 +74,28 @@ def run(engine: str, call: str, times: int, home: str) -> None:
     store.close()
 
 
+def look_up(engine: str, entries: int, times: int, home: str) -> None:
+    """What callgrind counts of a store that is filled already."""
+    lookups = sample_of(random_keys(entries, 7), MANY - FEW)
+    options = {"workers": "inline"} if engine == "meles" else {}
+    store = ENGINES[engine](Path(home) / "db", **options)
+    for _ in range(times):
+        store.get_all(lookups)
+    store.close()
+
+
 def _counted(*what: object) -> int:
     with tempfile.TemporaryDirectory(prefix="meles-bench-") as home:
-        script = f"import instructions; instructions.run(*{(*what, home)!r})"
-        done = subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={home}/calls",
-             sys.executable, "-c", script],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-        )  # fmt: skip
+        return _counted_in(home, "run", *what)
+
+
+def _counted_in(home: str, function: str, *what: object) -> int:
+    script = f"import instructions; instructions.{function}(*{(*what, home)!r})"
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", f"--callgrind-out-file={home}/calls",
+         sys.executable, "-c", script],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode or found is None:
         raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
@@ -92,9 +109,18 @@ def _per_call(engine: str, call: str) -> str:
     return f"{more / (MANY - FEW):,.0f}"
 
 
+def _growth(engine: str, entries: int) -> str:
+    with tempfile.TemporaryDirectory(prefix="meles-bench-") as home:
+        store = ENGINES[engine](Path(home) / "db")
+        _stored(store, random_keys(entries, 7))
+        store.close()
+        once, thrice = (_counted_in(home, "look_up", engine, entries, n) for n in (1, 3))
+    return f"{(thrice - once) / 2 / (MANY - FEW):,.0f}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("calls", nargs="*", choices=[[], *CALLS], default=[])
+    parser.add_argument("calls", nargs="*", choices=[[], *CALLS, "growth"], default=[])
     calls = parser.parse_args().calls or CALLS
     if shutil.which("valgrind") is None:
         print("valgrind is not there: nothing counted", file=sys.stderr)
@@ -103,6 +129,11 @@ def main() -> int:
     print(f"instructions per call, values of {VALUE_BYTES} B")
     print(f"{'':<12}" + "".join(f"{engine:>12}" for engine in engines))
     for call in calls:
+        if call == "growth":
+            for entries in GROWTH:
+                cells = "".join(f"{_growth(e, entries):>12}" for e in engines)
+                print(f"get, {size_name(entries):<7}{cells}", flush=True)
+            continue
         print(f"{call:<12}" + "".join(f"{_per_call(e, call):>12}" for e in engines), flush=True)
     return 0
 

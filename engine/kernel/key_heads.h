@@ -15,6 +15,7 @@
 
 #define HEADS_GROUP 16
 #define HEADS_ALIGNED 64
+#define HEADS_ASKED 32 /* lines at most */
 
 typedef struct {
     uint64_t heads[HEADS_GROUP]; /* and the highest number there is, behind the last key's */
@@ -25,6 +26,7 @@ typedef struct {
     uint64_t *tops; /* the last head of each group; what is allocated */
     HeadGroup *groups;
     size_t count, group_count;
+    size_t bytes;          /* that are allocated */
     const uint8_t *shared; /* lent */
     size_t shared_size;
 } KeyHeads;
@@ -41,18 +43,18 @@ static inline uint64_t head_of(const uint8_t *at, size_t size) {
 /* Room for `count` keys, at least one, between `first` and `last`, which are lent; 0 without memory. */
 static inline int heads_begin(KeyHeads *it, size_t count, const uint8_t *first, size_t first_size,
                               const uint8_t *last, size_t last_size) {
-    size_t most = first_size < last_size ? first_size : last_size, tops, size;
+    size_t most = first_size < last_size ? first_size : last_size, tops;
     it->count = count;
     it->group_count = (count + HEADS_GROUP - 1) / HEADS_GROUP;
     it->shared = first;
     for (it->shared_size = 0; it->shared_size < most; it->shared_size++)
         if (first[it->shared_size] != last[it->shared_size]) break;
     tops = (it->group_count * 8 + HEADS_ALIGNED - 1) / HEADS_ALIGNED * HEADS_ALIGNED;
-    size = tops + it->group_count * sizeof(HeadGroup);
-    it->tops = aligned_alloc(HEADS_ALIGNED, size);
+    it->bytes = tops + it->group_count * sizeof(HeadGroup);
+    it->tops = aligned_alloc(HEADS_ALIGNED, it->bytes);
     if (!it->tops) return 0;
     it->groups = (HeadGroup *)((uint8_t *)it->tops + tops);
-    memset(it->tops, 0xFF, size);
+    memset(it->tops, 0xFF, it->bytes);
     return 1;
 }
 
@@ -78,9 +80,12 @@ static inline uint32_t heads_size(const KeyHeads *it, size_t nth) {
     return it->groups[nth / HEADS_GROUP].sizes[nth % HEADS_GROUP];
 }
 
-/* Have the processor fetch what a search reads first. */
+/* Have the processor fetch what a search reads first: all tops of a small table, of a large one those
+   that the first halvings look at. */
 static inline void heads_ask(const KeyHeads *it) {
-    for (size_t n = 0; n < it->group_count; n += 8) prefetch(it->tops + n);
+    size_t step = it->group_count <= HEADS_ASKED * 8 ? 8 : it->group_count / HEADS_ASKED;
+    for (size_t n = step == 8 ? 0 : step - 1; n < it->group_count; n += step)
+        prefetch(it->tops + n);
 }
 
 /* How many of `count` numbers, which are in order, are less. No branch depends on them. */

@@ -5,6 +5,7 @@
 cdef extern from "key_heads.h" nogil:
     ctypedef struct KeyHeads:
         uint64_t* tops
+        size_t bytes
     bint heads_begin(
         KeyHeads* it, size_t count, const uint8_t* first, size_t first_size,
         const uint8_t* last, size_t last_size,

@@ -157,14 +157,15 @@ cdef class Points:
         digest = xxh64(at, size)
         for level in range(self._levels):        # what each of them waits for, all wait for together
             nth = found[level] = self._in_level(level, at, size)
-            if nth >= 0:
+            if nth >= 0 and self._places[nth].blocks != NULL:
+                (<TableBlocks>self._places[nth].blocks).ask(digest)
                 last = level
-                if self._places[nth].blocks != NULL:
-                    (<TableBlocks>self._places[nth].blocks).ask(digest)
-        if last >= 0 and self._places[found[last]].blocks != NULL:
+        if last >= 0:                            # where most keys are
             blocks = <TableBlocks>self._places[found[last]].blocks
-            block = blocks.block_for(at, size)   # most keys are in the last level
-            if block < blocks.count and blocks._base != NULL and blocks.may_hold(digest):
+            block = blocks.block_for(at, size)   # while the filter arrives
+            if not blocks.may_hold(digest):
+                found[last] = -1
+            elif block < blocks.count and blocks._base != NULL and not blocks.sealed:
                 blocks.ask_block(block)
         for nth in range(self._level_zero):
             place = self._places + nth
@@ -178,13 +179,13 @@ cdef class Points:
         for level in range(self._levels):
             if found[level] < 0:
                 continue
-            blocks = self._blocks(self._places + found[level])
-            if not blocks.may_hold(digest):
-                continue
-            if level == last and block >= 0:
+            if level == last:
+                blocks = <TableBlocks>self._places[found[level]].blocks
                 if blocks.find_from(block, at, size, ts, out, keep, True):
                     return True
-            elif blocks.find(at, size, ts, out, keep):
+                continue
+            blocks = self._blocks(self._places + found[level])
+            if blocks.may_hold(digest) and blocks.find(at, size, ts, out, keep):
                 return True
         return False
 

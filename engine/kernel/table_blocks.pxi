@@ -149,6 +149,11 @@ cdef class TableBlocks:
         heads_free(&self._heads)
         free(self._checked)
 
+    @property
+    def memory(self):
+        """Bytes of what is held beside the mapping."""
+        return len(self._index) + len(self._filter) + self.count + self._heads.bytes
+
     def close(self):
         """What is asked from now on raises `closed()`. The mapping goes, or does with the last reader: a
         scan may be looking at a block of it at this moment.
@@ -271,7 +276,7 @@ cdef class TableBlocks:
         cdef const uint8_t* last
         cdef int found
         while nth < self.count:
-            if not asked and self._base != NULL:
+            if not asked and self._base != NULL and not self.sealed:
                 self.ask_block(nth)
             asked = False
             owner = self.payload(nth, &payload, False)

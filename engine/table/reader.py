@@ -251,7 +251,7 @@ class Table:
                 raise self._refusal()
             if self._readers is not readers:  # evicted meanwhile: `close` has to know of it still
                 self._evicted.append(ref(blocks))
-            self._charge(len(index) + len(lines) + footer.blocks)
+            self._charge(blocks.memory)
         return readers[0]
 
     def _refusal(self) -> ClosedError:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from meles.engine.codec.columns import Columns
 from meles.engine.codec.header import HEADER_BYTES, MAGIC_WAL, FileHeader
+from meles.engine.ids import MAX_LEVELS
 from meles.engine.log.frame import BODY, FRAME_BYTES, PREFIX, RECORD
 from twins import NATIVE, needs_native
 
@@ -306,6 +307,13 @@ def test_tables_that_are_none() -> None:
         for _ in range(2):
             with pytest.raises(TypeError):
                 scan.next_batch()
+
+
+def test_as_many_levels_as_there_may_be() -> None:
+    many: list[list[Any]] = [[] for _ in range(MAX_LEVELS)]
+    assert NATIVE.Points([], [], many, None, None).find(b"k", 1) is None
+    with pytest.raises(ValueError, match="more levels"):
+        NATIVE.Points([], [], [*many, []], None, None)
 
 
 def test_bounds_and_lists_that_only_the_lookup_holds() -> None:
