@@ -4,11 +4,14 @@
     python tests/campaign.py kills flips  those groups only; `make campaign-kills` is this
     python tests/campaign.py --table      only the table of what is done
     python tests/campaign.py --fresh ...  forget what these groups have done, and begin anew
+    python tests/campaign.py --record     write what is done to tests/campaign.json
+    python tests/campaign.py --recorded   the table of that file
 
 What a part did stands in `.campaign/PART.json`, so an interrupted campaign goes on where it was. A
-part that failed is run again. Exit code 1 if anything failed or was not reached. JOBS in the
-environment, default 2, is how many parts run at a time: two keep two cores busy, and with four
-each takes twice as long.
+part that failed is run again. The record is for whoever was not there: it says for each part at
+which commit, how long, and what was injected. Exit code 1 if anything failed or was not reached.
+JOBS in the environment, default 2, is how many parts run at a time: two keep two cores busy, and
+with four each takes twice as long.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -30,6 +33,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from tally import Row, table  # noqa: E402 - from the folder named above
 
 DONE = Path(os.environ.get("MELES_CAMPAIGN", ROOT / ".campaign"))
+RECORD = ROOT / "tests" / "campaign.json"
 JOBS = int(os.environ.get("JOBS", "2"))
 PROCESS, FAULTS = "tests/process", "tests/faults"
 
@@ -149,14 +153,22 @@ def run(name: str, part: Part) -> bool:
     return code == 0
 
 
-def print_table() -> bool:
+def done_parts() -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(DONE.glob("*.json"))}
+
+
+def write_record() -> None:
+    """One line a part, so that a later campaign shows what it changed."""
+    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in done_parts().items()]
+    RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def print_table(done: dict[str, Any]) -> bool:
     """What is done, added up; False if something failed."""
     sums: dict[str, Row] = {}
     skipped: list[str] = []
     failed, commits = 0, set()
-    done = sorted(DONE.glob("*.json"))
-    for path in done:
-        found = json.loads(path.read_text())
+    for found in done.values():
         commits.add(found["commit"])
         failed += bool(found["failed"])
         skipped += found["skipped"]
@@ -183,10 +195,14 @@ def main(words: list[str]) -> int:
     if "--fresh" in words:
         for name, _ in named:
             (DONE / f"{name}.json").unlink(missing_ok=True)
-    wanted = [] if "--table" in words else named
+    if "--record" in words:
+        write_record()
+    if "--recorded" in words:
+        return 0 if print_table(json.loads(RECORD.read_text())) else 1
+    wanted = [] if {"--table", "--record"} & set(words) else named
     with ThreadPoolExecutor(JOBS) as pool:
         well = all(list(pool.map(lambda each: run(*each), wanted)))
-    return 0 if print_table() and well else 1
+    return 0 if print_table(done_parts()) and well else 1
 
 
 if __name__ == "__main__":
