@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from array import array
 from pathlib import Path
 
@@ -275,7 +276,8 @@ def test_nothing_outlives_its_file(directory: Directory, tmp_path: Path) -> None
     meta = sealed(directory)
     (tmp_path / "000002.vlog").write_bytes(b"damaged" * 20)
     files = [ValueLogFile(directory, meta), ValueLogFile(directory, VlogMeta(1, (1,)))]
-    assert len(held(tmp_path)) == 3  # a mapping, the descriptor it keeps, an unsealed file
+    kept = sys.version_info < (3, 13)  # by a mapping: a descriptor
+    assert len(held(tmp_path)) == 2 + kept  # a mapping, an unsealed file
     for kind in (True, False):
         with pytest.raises(Error):
             ValueLogFile(directory, VlogMeta(2, (2,), kind, 140, 0))
