@@ -13,7 +13,6 @@ larger part of a point read of much data, counts nothing here. Needs valgrind, i
 from __future__ import annotations
 
 import argparse
-import random
 import re
 import shutil
 import subprocess
@@ -64,12 +63,15 @@ CALLS = {
 }
 
 
+def _open(engine: str, home: str) -> Any:
+    options = {"workers": "inline"} if engine == "meles" else {}
+    return ENGINES[engine](Path(home) / "db", **options)
+
+
 def run(engine: str, call: str, times: int, home: str) -> None:
     """What callgrind counts."""
-    rng = random.Random(7)
-    keys = [rng.randbytes(16) for _ in range(MANY)]
-    options = {"workers": "inline"} if engine == "meles" else {}
-    store = ENGINES[engine](Path(home) / "db", **options)
+    keys = random_keys(MANY, 7)
+    store = _open(engine, home)
     CALLS[call](store, keys, times)
     store.close()
 
@@ -77,8 +79,7 @@ def run(engine: str, call: str, times: int, home: str) -> None:
 def look_up(engine: str, entries: int, times: int, home: str) -> None:
     """What callgrind counts of a store that is filled already."""
     lookups = sample_of(random_keys(entries, 7), MANY - FEW)
-    options = {"workers": "inline"} if engine == "meles" else {}
-    store = ENGINES[engine](Path(home) / "db", **options)
+    store = _open(engine, home)
     for _ in range(times):
         store.get_all(lookups)
     store.close()

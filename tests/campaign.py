@@ -5,13 +5,12 @@
     python tests/campaign.py --table      only the table of what is done
     python tests/campaign.py --fresh ...  forget what these groups have done, and begin anew
     python tests/campaign.py --record     write what is done to tests/campaign.json
-    python tests/campaign.py --recorded   the table of that file
 
 What a part did stands in `.campaign/PART.json`, so an interrupted campaign goes on where it was. A
-part that failed is run again. The record is for whoever was not there: it says for each part at
-which commit, how long, and what was injected. Exit code 1 if anything failed or was not reached.
-JOBS in the environment, default 2, is how many parts run at a time: two keep two cores busy, and
-with four each takes twice as long.
+part that failed is run again. The record is for other machines, where `.campaign` is not: its parts
+are done as well, for as long as what they tested is what is there. Exit code 1 if anything failed
+or was not reached. JOBS in the environment, default 2, is how many parts run at a time: two keep
+two cores busy, and with four each takes twice as long.
 """
 
 from __future__ import annotations
@@ -119,19 +118,38 @@ GROUPS: dict[str, list[Part]] = {
 }  # fmt: skip
 
 
+TESTED = ("__init__.py", "configs", "engine", "workers", "supervisor.py")
+
+
 def commit() -> str:
+    """Of what is tested: the last that changed it."""
     found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
-        check=False,
+        ["git", "log", "-1", "--abbrev=7", "--format=%h", "--", *TESTED], cwd=ROOT,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     return found.stdout.strip() or "unknown"
 
 
+def done_parts() -> dict[str, Any]:
+    """By name: those of the record that still hold, and over them those of this machine."""
+    done = {}
+    if RECORD.exists():
+        now = commit()
+        recorded = json.loads(RECORD.read_text())
+        done = {name: found for name, found in recorded.items() if found["commit"] == now}
+    done.update((path.stem, json.loads(path.read_text())) for path in DONE.glob("*.json"))
+    return dict(sorted(done.items()))
+
+
+def write_record(done: dict[str, Any]) -> None:
+    """One line a part, so that a later campaign shows what it changed."""
+    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in done.items()]
+    RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def run(name: str, part: Part) -> bool:
-    """Run a part that is not done; True when it is done now."""
+    """Run a part; True when it is done."""
     path = DONE / f"{name}.json"
-    if path.exists() and not json.loads(path.read_text())["failed"]:
-        return True
     print(f"{time.strftime('%H:%M:%S')} {name}: {' '.join(part.args)}", flush=True)
     home = tempfile.mkdtemp(prefix=f"meles-{name}-")  # its own, and kept when it failed
     log, note, began = DONE / f"{name}.log", DONE / f"{name}.rows", time.monotonic()
@@ -151,16 +169,6 @@ def run(name: str, part: Part) -> bool:
     else:
         shutil.rmtree(home, ignore_errors=True)
     return code == 0
-
-
-def done_parts() -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(DONE.glob("*.json"))}
-
-
-def write_record() -> None:
-    """One line a part, so that a later campaign shows what it changed."""
-    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in done_parts().items()]
-    RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def print_table(done: dict[str, Any]) -> bool:
@@ -195,13 +203,15 @@ def main(words: list[str]) -> int:
     if "--fresh" in words:
         for name, _ in named:
             (DONE / f"{name}.json").unlink(missing_ok=True)
+    done = done_parts()
     if "--record" in words:
-        write_record()
-    if "--recorded" in words:
-        return 0 if print_table(json.loads(RECORD.read_text())) else 1
-    wanted = [] if {"--table", "--record"} & set(words) else named
+        write_record(done)
+    if {"--table", "--record"} & set(words):
+        return 0 if print_table(done) else 1
+    if "--fresh" not in words:
+        named = [each for each in named if each[0] not in done or done[each[0]]["failed"]]
     with ThreadPoolExecutor(JOBS) as pool:
-        well = all(list(pool.map(lambda each: run(*each), wanted)))
+        well = all(list(pool.map(lambda each: run(*each), named)))
     return 0 if print_table(done_parts()) and well else 1
 
 

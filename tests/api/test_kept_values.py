@@ -36,13 +36,18 @@ def expected(request: pytest.FixtureRequest) -> list[bytes]:
     return [text(rng, sizes[nth // 2 % len(sizes)]) for nth in range(3000)]
 
 
+def stored(open_db: OpenDB, values: list[bytes]) -> meles.DB:
+    db = open_db(value_threshold=500, value_log_file_size="1MiB")
+    for nth, value in enumerate(values):
+        db[b"%04d" % nth] = value
+    db.flush()
+    return db
+
+
 @pytest.fixture
 def values(open_db: OpenDB, expected: list[bytes]) -> Callable[[], Iterator[bytes]]:
     """Begins a scan over files of the value log: full ones, and one that is mapped as it grows."""
-    db = open_db(value_threshold=500, value_log_file_size="1MiB")
-    for nth, value in enumerate(expected):
-        db[b"%04d" % nth] = value
-    db.flush()
+    db = stored(open_db, expected)
     assert len(list(Path(db.path).glob("*.vlog"))) >= 3
     return db.values
 
@@ -93,11 +98,7 @@ def test_threads_that_share_the_values_of_a_batch(open_db: OpenDB) -> None:
     """Long values are copied without the GIL: what another thread takes meanwhile is another's."""
     rng = random.Random(2)
     expected = [text(rng, 20_000) for _ in range(100)]
-    db = open_db(value_threshold=500, value_log_file_size="1MiB")
-    for nth, value in enumerate(expected):
-        db[b"%04d" % nth] = value
-    db.flush()
-    items = db.items()
+    items = stored(open_db, expected).items()
     assert next(items) == (b"0000", expected[0])
     shared: Any = items._values  # type: ignore[attr-defined]
     wrong: list[int] = []
@@ -116,12 +117,9 @@ def test_threads_that_share_the_values_of_a_batch(open_db: OpenDB) -> None:
 
 def test_damage_leaves_what_was_given(open_db: OpenDB) -> None:
     """The bytes of a value that turns out to be damaged were those of an earlier one."""
-    db = open_db(value_threshold=500, value_log_file_size="1MiB")
     rng = random.Random(3)
     expected = [text(rng, 1024) for _ in range(1200)]
-    for nth, value in enumerate(expected):
-        db[b"%04d" % nth] = value
-    db.flush()
+    db = stored(open_db, expected)
     path = min(Path(db.path).glob("*.vlog"))
     at = path.read_bytes().index(expected[7]) + 1000
     with path.open("r+b") as file:
